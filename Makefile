@@ -1,0 +1,38 @@
+# Everything a newcomer needs: `make report`, `make test`, `make lab`. The rest is for maintainers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help report test lab notebooks constraints clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# One environment, installed once: redone only when what it is made of changes.
+$(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ride_duration needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+report: $(INSTALLED)  ## the main job on the demo city: train, validate, write the page
+	@$(BIN)/ride-duration report 2023-02 --fleet demo
+
+test: $(INSTALLED)  ## every test; real-data tests run where a mirror of TLC's files is found
+	@$(BIN)/python -m pytest
+
+lab: $(INSTALLED)  ## JupyterLab, with notebooks cleaned on save
+	@$(BIN)/nbdev_install_hooks
+	@$(BIN)/jupyter lab --notebook-dir=nbs
+
+notebooks: $(INSTALLED)  ## run the notebooks again and keep what they show
+	@$(BIN)/python tests/refresh_notebooks.py
+
+constraints: $(INSTALLED)  ## write down the versions installed now
+	@$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:  ## take the environment and the caches away
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
