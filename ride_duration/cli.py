@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['app', 'Fleet', 'Source', 'Months', 'Json', 'AllPickups', 'AllowOverlap', 'fetch', 'train', 'report', 'main']
 
-# %% ../nbs/50_cli.ipynb #af65fd7a
+# %% ../nbs/50_cli.ipynb #c7ecb55c
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -55,37 +56,42 @@ def _console(stderr: bool = False):  # a rich console; wide enough for a table w
     return Console(stderr=stderr, width=None if terminal else 120, highlight=False)
 
 
-def _bars():  # rich progress bars on stderr, switched off where there is no terminal
+def _bars():  # rich progress bars on stderr
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=_console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    return Progress(*columns, console=_console(stderr=True), transient=True)
+
+
+def _bar(name: str, bars: object):  # what a download tells its bytes: a bar, or one plain line where there are no bars
+    from fsspec.callbacks import Callback
+
+    class Bar(Callback):
+        task = bars and bars.add_task(name, total=None)
+
+        def call(self, *_: object, **__: object) -> None:
+            if bars:
+                bars.update(self.task, completed=self.value, total=self.size)
+            elif self.value == 0 and self.size:
+                print(f"{name}: fetching {self.size / 1e6:.1f} MB", file=sys.stderr)
+
+    return Bar()
 
 
 @contextmanager
 def _fetching(source: str | None) -> Iterator[Callable]:  # a `fetch_month` that shows how far it is
-    from fsspec.callbacks import Callback
-
     from ride_duration.data.source import fetch_month
 
-    class Bar(Callback):
-        def __init__(self, name: str):
-            super().__init__()
-            self.name, self.task = name, bars.add_task(name, total=None)
+    with _bars() if sys.stderr.isatty() else nullcontext() as bars:
 
-        def call(self, *_: object, **__: object) -> None:
-            if bars.disable and self.value == 0 and self.size:
-                print(f"{self.name}: fetching {self.size / 1e6:.1f} MB", file=sys.stderr)
-            bars.update(self.task, completed=self.value, total=self.size)
+        def fetch(fleet: str, month: object, source: str | None = source, force: bool = False):
+            bar = _bar(f"{fleet} {month}", bars)
+            try:
+                return fetch_month(fleet, month, source, bar, force)
+            finally:
+                if bars:
+                    bars.remove_task(bar.task)
 
-    def fetch(fleet: str, month: object, source: str | None = source, force: bool = False):
-        bar = Bar(f"{fleet} {month}")
-        try:
-            return fetch_month(fleet, month, source, bar, force)
-        finally:
-            bars.remove_task(bar.task)
-
-    with _bars() as bars:
         yield fetch
 
 # %% ../nbs/50_cli.ipynb #aaa0c9d8
@@ -156,7 +162,8 @@ def train(
     """Train the ladder of models on some months, judge it on a later one, and print how far off each is."""
     from ride_duration.ops.training import train as run
 
-    summary = run(train, val, fleet, source, models, all_pickups, allow_overlap).summary()
+    with _fetching(source) as get:
+        summary = run(train, val, fleet, source, models, all_pickups, allow_overlap, fetch=get).summary()
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
@@ -203,11 +210,25 @@ def report(
     if as_json:
         print(json.dumps(done[0] if len(done) == 1 else done, indent=1))
 
+# %% ../nbs/50_cli.ipynb #43b491f7
+@contextmanager
+def _short_lived() -> Iterator[None]:  # for a process that ends when the block does
+    sys.modules.setdefault("rfc3987_syntax", None)
+    sys.setswitchinterval(0.0005)
+    gc.set_threshold(50_000)
+    try:
+        yield
+    finally:
+        gc.freeze()
+
 # %% ../nbs/50_cli.ipynb #9a7eae5a
 def main() -> None:
     "What `ride-duration` and `python -m ride_duration` run."
-    # With JupyterLab installed, jsonschema builds a grammar for web addresses when it is imported; that takes a second, and no notebook has any to check.
-    sys.modules.setdefault("rfc3987_syntax", None)
+    with _short_lived():
+        _main()
+
+
+def _main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:

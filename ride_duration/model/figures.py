@@ -6,8 +6,8 @@
 __all__ = ['BLUE', 'GREY', 'ORANGE', 'ladder_picture', 'hour_picture', 'distance_picture', 'borough_picture', 'promise_picture',
            'trend_picture']
 
-# %% ../../nbs/model/17_figures.ipynb #e0f9d312
-from collections.abc import Callable, Mapping
+# %% ../../nbs/model/17_figures.ipynb #580acf3c
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 
 import numpy as np
@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .baselines import METERED
+from .ladder import LADDER, METERED, Rung
 from .metrics import by_borough_pair, by_distance, error_by
 
 # %% ../../nbs/model/17_figures.ipynb #3f50b6ee
@@ -37,23 +37,22 @@ def _drawn(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def _label(model: str, scores: Mapping[str, Mapping]) -> str:  # metered models are always marked
-    return model.replace("_", " ") + (" (metered)" if scores[model]["regime"] == METERED else "")
+def _line(rung: Rung) -> dict[str, str]:  # how a model's line looks; metered ones are dashed
+    return {"color": _LOOK.get(rung.name, BLUE), "label": rung.label, "linestyle": "--" if rung.regime == METERED else "-"}
 
 # %% ../../nbs/model/17_figures.ipynb #eee3cdf1
 @_drawn
 def ladder_picture(
-    scores: Mapping[str, Mapping],  # model -> regime and its measures, as `Candidate.scores`
+    rmse: Mapping[str, float],  # model -> minutes on the validation month
 ) -> Figure:
     "RMSE of each rung on the validation month; metered rungs are hatched, for they know what nobody knows when booking."
-    names = list(scores)
-    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(names)))
-    labels = [_label(name, scores) for name in names]
-    values = [scores[name]["rmse_val"] for name in names]
-    sns.barplot(x=values, y=labels, hue=labels, palette=[_LOOK.get(name, BLUE) for name in names], legend=False, ax=axes)
-    for bars, name in zip(axes.containers, names, strict=True):
+    rungs = [LADDER[name] for name in rmse]
+    labels, values = [rung.label for rung in rungs], list(rmse.values())
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(rungs)))
+    sns.barplot(x=values, y=labels, hue=labels, palette=[_LOOK.get(name, BLUE) for name in rmse], legend=False, ax=axes)
+    for bars, rung in zip(axes.containers, rungs, strict=True):
         axes.bar_label(bars, fmt="%.2f", padding=4)
-        bars[0].set(hatch="//" if scores[name]["regime"] == METERED else None, edgecolor="white")
+        bars[0].set(hatch="//" if rung.regime == METERED else None, edgecolor="white")
     axes.set(xlabel="RMSE on the validation month (minutes)", title="Error of each model", xlim=(0, max(values) * 1.12))
     axes.grid(axis="y", visible=False)
     return figure
@@ -68,36 +67,36 @@ def _volume(axes: plt.Axes, trips: pd.Series) -> None:  # a quiet picture of how
     axes.patch.set_visible(False)
 
 
-def _error_lines(table: pd.DataFrame, scores: Mapping[str, Mapping], xlabel: str, title: str) -> Figure:
+def _error_lines(table: pd.DataFrame, xlabel: str, title: str) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 3.1))
-    for model in table.columns.drop("trips"):
-        dashed = "--" if scores[model]["regime"] == METERED else "-"
-        axes.plot(range(len(table)), table[model], dashed, marker="o", ms=3, color=_LOOK.get(model, BLUE), label=_label(model, scores))
+    models = table.columns.drop("trips")
+    for model in models:
+        axes.plot(range(len(table)), table[model], marker="o", ms=3, **_line(LADDER[model]))
     _volume(axes, table["trips"])
     axes.set(xlabel=xlabel, ylabel="RMSE (minutes)", title=title, ylim=(0, None), xticks=range(len(table)))
     axes.set_xticklabels(table.index)
-    axes.legend(frameon=False, ncols=len(scores), loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5, columnspacing=1.2)
+    axes.legend(frameon=False, ncols=len(models), loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5, columnspacing=1.2)
     return figure
 
 
 @_drawn
 def hour_picture(
     judged: pd.DataFrame,  # validation trips with `pickup_at` and a column of predicted minutes a model
-    scores: Mapping[str, Mapping],
+    models: Iterable[str],
 ) -> Figure:
     "RMSE of each model by hour of pickup, over the number of trips."
-    table = error_by(judged, judged["pickup_at"].dt.hour, scores)
-    return _error_lines(table.reindex(range(24)).fillna({"trips": 0}), scores, "hour of pickup", "Error by hour")
+    table = error_by(judged, judged["pickup_at"].dt.hour, models)
+    return _error_lines(table.reindex(range(24)).fillna({"trips": 0}), "hour of pickup", "Error by hour")
 
 # %% ../../nbs/model/17_figures.ipynb #616723f6
 @_drawn
 def distance_picture(
     judged: pd.DataFrame,  # with `trip_distance`
-    scores: Mapping[str, Mapping],
+    models: Iterable[str],
 ) -> Figure:
     "RMSE of each model by the ride's length, over the number of trips."
-    table = error_by(judged, by_distance(judged), scores)
-    return _error_lines(table, scores, "length of the ride (miles, by the meter)", "Error by length")
+    table = error_by(judged, by_distance(judged), models)
+    return _error_lines(table, "length of the ride (miles, by the meter)", "Error by length")
 
 # %% ../../nbs/model/17_figures.ipynb #c5429310
 @_drawn
@@ -146,7 +145,7 @@ def promise_picture(
 # %% ../../nbs/model/17_figures.ipynb #d34f41ae
 @_drawn
 def trend_picture(
-    errors: pd.DataFrame,  # fleet, month (text such as 2023-02), model, regime and rmse: a row a model and month
+    errors: pd.DataFrame,  # fleet, month (text such as 2023-02), model and rmse: a row a model and month
 ) -> Figure:
     "RMSE on each month's validation, a panel a fleet; made-up fleets say so."
     fleets = list(dict.fromkeys(errors["fleet"]))
@@ -154,9 +153,8 @@ def trend_picture(
     for axes, fleet in zip(panels[:, 0], fleets, strict=True):
         own = errors[errors["fleet"] == fleet].sort_values("month")
         months = sorted(own["month"].unique())
-        for (model, regime), line in own.groupby(["model", "regime"], sort=False):
-            marks = {"color": _LOOK.get(model, BLUE), "label": _label(model, {model: {"regime": regime}})}
-            axes.plot([months.index(month) for month in line["month"]], line["rmse"], "--" if regime == METERED else "-", marker="o", ms=4, **marks)
+        for model, line in own.groupby("model", sort=False):
+            axes.plot([months.index(month) for month in line["month"]], line["rmse"], marker="o", ms=4, **_line(LADDER[model]))
         note = " (synthetic)" if fleet == "demo" else ""
         axes.set(title=f"{fleet}{note}", ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
         axes.set_xticklabels(months)

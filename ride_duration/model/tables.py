@@ -14,7 +14,7 @@ from IPython.display import HTML
 
 from ..data.month import format_months, parse_month, parse_months
 from ..data.schema import Account
-from .baselines import METERED
+from .ladder import LADDER
 
 # %% ../../nbs/model/18_tables.ipynb #d78e4344
 def _table(kind: str, frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:  # `formats`: column -> format string
@@ -74,7 +74,7 @@ def ladder_table(
     base = summary["models"].get("mean", {}).get("rmse_val")
     frame = pd.DataFrame(
         {
-            "model": [name.replace("_", " ") + (" (metered)" if scores.regime[name] == METERED else "") for name in scores.index],
+            "model": [LADDER[name].label for name in scores.index],
             "RMSE train": scores.rmse_train, "RMSE": scores.rmse_val, "MAE": scores.mae_val, "median": scores["median_val"],
             "90th percentile": scores.p90_val, "bias": scores.bias_val,
             "below the mean": (1 - scores.rmse_val.astype(float) / base) if base else float("nan"),

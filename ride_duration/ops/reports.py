@@ -20,6 +20,7 @@ from ..data.month import Month, format_months, parse_fleet, parse_months
 from ..data.source import fetch_month, home_folder, source_address
 from ..errors import BadParameter
 from ..files import alone_in, replacing, write_file
+from ..model.ladder import LADDER
 
 # %% ../../nbs/ops/24_reports.ipynb #f308584d
 @dataclass(frozen=True)
@@ -112,15 +113,14 @@ def read_reports(
 def _index_row(folder: Path, data: Mapping) -> dict[str, str]:  # column -> cell, as HTML
     scores, fleet, val = data["models"], html.escape(data["fleet"]), html.escape(data["val"])
     report = f"<a href='{fleet}/{val}/train.html'>{fleet} {val}</a>" + (" (synthetic)" if data["synthetic"] else "")
-    metered = {name: " (metered)" if score["regime"] == "metered" else "" for name, score in scores.items()}
-    errors = {name.replace("_", " ") + metered[name]: f"{score['rmse_val']:.2f}" for name, score in scores.items()}
+    errors = {LADDER[name].label: f"{score['rmse_val']:.2f}" for name, score in scores.items()}
     gain = 1 - scores[data["model"]]["rmse_val"] / scores["mean"]["rmse_val"]
     return {
         "report": report,
         "learnt from": html.escape(format_months(parse_months(data["train"]))),
         "trips learnt": f"{data['clean_rows']['train']:,}",
         "trips judged": f"{data['clean_rows']['val']:,}",
-        **{html.escape(name): error for name, error in errors.items()},
+        **errors,
         f"{html.escape(data['model'])} below mean": f"{gain:.0%}",
     }
 
@@ -137,11 +137,11 @@ def write_index(
     with alone_in(reports, patience=30):
         found = list(read_reports(reports))
         errors = [
-            (data["fleet"], data["val"], name, score["regime"], score["rmse_val"])
+            (data["fleet"], data["val"], name, score["rmse_val"])
             for _, data in found
             for name, score in data["models"].items()
         ]
-        trend = trend_picture(pd.DataFrame(errors, columns=["fleet", "month", "model", "regime", "rmse"]))
+        trend = trend_picture(pd.DataFrame(errors, columns=["fleet", "month", "model", "rmse"]))
         table = pd.DataFrame([_index_row(*report) for report in found]).to_html(index=False, border=0, escape=False, na_rep="")
         lead = (
             "Each month is judged by models that have seen only the months before it. "
