@@ -32,7 +32,7 @@ notebooks: $(INSTALLED)  ## run the notebooks again and keep what they show
 	@$(BIN)/python tests/refresh_notebooks.py
 
 constraints: $(INSTALLED)  ## write down the versions installed now
-	@$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+	@{ echo '# Every version this release was tested with; written by make constraints.'; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt
 
 clean:  ## take the environment and the caches away
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import fsspec
 from fsspec.callbacks import NoOpCallback
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from . import demo
 from .month import Month, parse_fleet
@@ -135,7 +135,7 @@ def _download(url: str, part: Path, progress: fsspec.Callback) -> None:
 
 
 def _with_patience(work: Callable[[], object]) -> object:  # tries again what may pass
-    pause = wait_exponential_jitter(initial=FIRST_PAUSE, max=20, jitter=FIRST_PAUSE)
+    pause = wait_exponential(multiplier=FIRST_PAUSE, max=20) + wait_random(0, FIRST_PAUSE)  # at random, so that many do not come back at once
     return Retrying(stop=stop_after_attempt(TRIES), wait=pause, retry=retry_if_exception(_may_pass), reraise=True)(work)
 
 # %% ../../nbs/data/03_source.ipynb #2ab861c5
@@ -163,7 +163,8 @@ def _store(path: Path, url: str, make: Callable[[Path], int | None]) -> CachedFi
         try:
             rows = _with_patience(lambda: make(part))
         except OSError as error:
-            raise (error if storage_error(path, error) else _explain(error, url)) from error
+            about_the_cache = error.filename in (None, str(part)) and storage_error(path, error)
+            raise (error if about_the_cache else _explain(error, url)) from error
         except Exception as error:
             raise _explain(error, url) from error
         size, fingerprint = part.stat().st_size, sha256(part)

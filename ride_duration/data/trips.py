@@ -156,5 +156,6 @@ def load_trips(
         account += counted
     if account.kept == 0:
         raise NoCleanTrips(f"{fleet} {format_months(months)}: none of {account.rows:,} rows is a clean trip, see the account")
-    frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return Trips(frame, Origin(tuple(months), tuple(files), account))
+    frame, origin = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), Origin(tuple(months), tuple(files), account)
+    frame.attrs["synthetic"] = origin.is_synthetic  # so that every picture made of these trips can say so
+    return Trips(frame, origin)

@@ -6,8 +6,8 @@
 __all__ = ['BLUE', 'GREY', 'ORANGE', 'ladder_picture', 'hour_picture', 'distance_picture', 'borough_picture', 'promise_picture',
            'trend_picture']
 
-# %% ../../nbs/model/17_figures.ipynb #580acf3c
-from collections.abc import Callable, Iterable, Mapping
+# %% ../../nbs/model/17_figures.ipynb #a797fa2c
+from collections.abc import Callable, Iterable
 from functools import wraps
 
 import numpy as np
@@ -31,6 +31,8 @@ def _drawn(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         with sns.axes_style("whitegrid", {"axes.spines.right": False, "axes.spines.top": False}), plt.rc_context(_STYLE):
             figure = draw(*arguments, **options)
             figure.tight_layout()
+            if arguments[0].attrs.get("synthetic"):
+                figure.text(0.995, 0.01, "synthetic", ha="right", va="bottom", color=GREY, fontsize=9, style="italic")
             plt.close(figure)
         return figure
 
@@ -43,13 +45,13 @@ def _line(rung: Rung) -> dict[str, str]:  # how a model's line looks; metered on
 # %% ../../nbs/model/17_figures.ipynb #eee3cdf1
 @_drawn
 def ladder_picture(
-    rmse: Mapping[str, float],  # model -> minutes on the validation month
+    rmse: pd.Series,  # model -> minutes on the validation month
 ) -> Figure:
     "RMSE of each rung on the validation month; metered rungs are hatched, for they know what nobody knows when booking."
-    rungs = [LADDER[name] for name in rmse]
-    labels, values = [rung.label for rung in rungs], list(rmse.values())
+    rungs = [LADDER[name] for name in rmse.index]
+    labels, values = [rung.label for rung in rungs], rmse.tolist()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(rungs)))
-    sns.barplot(x=values, y=labels, hue=labels, palette=[_LOOK.get(name, BLUE) for name in rmse], legend=False, ax=axes)
+    sns.barplot(x=values, y=labels, hue=labels, palette=[_LOOK.get(name, BLUE) for name in rmse.index], legend=False, ax=axes)
     for bars, rung in zip(axes.containers, rungs, strict=True):
         axes.bar_label(bars, fmt="%.2f", padding=4)
         bars[0].set(hatch="//" if rung.regime == METERED else None, edgecolor="white")

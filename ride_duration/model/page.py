@@ -61,6 +61,16 @@ def _only_inline_pictures(tag: str, attribute: str, value: str) -> str | None:  
     return value if is_data == is_picture else None
 
 
+def _describe_pictures(notebook: Mapping) -> None:  # give each the heading it stands under, for those who cannot see it
+    heading = ""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("#"):
+            heading = "".join(cell["source"]).splitlines()[0].lstrip("# ")
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output["metadata"]["image/png"] = {"alt": f"picture: {heading}"}
+
+
 def notebook_page(
     notebook: Mapping,      # executed
     heading: str,
@@ -70,6 +80,7 @@ def notebook_page(
     from nbconvert import HTMLExporter  # takes half a second, and a kernel that only publishes its data does without
     from traitlets.config import Config
 
+    _describe_pictures(notebook)
     config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {NOT_ON_PAGE}}})
     exporter = HTMLExporter(config=config, template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)

@@ -14,7 +14,7 @@ from IPython.display import HTML
 
 from ..data.month import format_months, parse_month, parse_months
 from ..data.schema import Account
-from .ladder import LADDER
+from .ladder import LADDER, choose_rungs
 
 # %% ../../nbs/model/18_tables.ipynb #d78e4344
 def _table(kind: str, frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:  # `formats`: column -> format string
@@ -26,8 +26,9 @@ def _table(kind: str, frame: pd.DataFrame, formats: Mapping[str, str] | None = N
 def title(
     summary: Mapping,
 ) -> str:  # `Green taxis, February 2023`
-    "What a report is about, in a few words."
-    return f"{summary['fleet'].capitalize()} taxis, {parse_month(summary['val']).name}"
+    "What a report is about, in a few words; made-up trips say so."
+    note = " (synthetic)" if summary["synthetic"] else ""
+    return f"{summary['fleet'].capitalize()} taxis, {parse_month(summary['val']).name}{note}"
 
 
 def _span(months: list[str]) -> str:  # `January 2023`, `January 2023 to March 2023`
@@ -39,12 +40,13 @@ def headline(
     summary: Mapping,
     model: str,  # the one the report is about
 ) -> HTML:
-    "What was trained on what, how far off it is, and what that is worth."
-    score, mean = summary["models"][model], summary["models"].get("mean")
+    "What was trained on what, how far off it is, and what that is worth; raises `BadParameter` where there is no such model."
+    [rung] = choose_rungs([model])
+    score, mean = summary["models"][rung.name], summary["models"].get("mean")
     gain = f" Always answering the mean would miss by {mean['rmse_val']:.2f}." if mean else ""
     synthetic = "<p class='note'><strong>Synthetic:</strong> the demo city is made up. Its figures say nothing about New York.</p>"
     return HTML(
-        f"<p class='lead'>Trained on {_span(summary['train'])}, the <strong>{escape(model)}</strong> predicts the rides of "
+        f"<p class='lead'>Trained on {_span(summary['train'])}, the <strong>{rung.label}</strong> predicts the rides of "
         f"{parse_month(summary['val']).name} with a root mean squared error of <strong>{score['rmse_val']:.2f} minutes</strong>. "
         f"Half of its answers are off by less than {score['median_val']:.1f} minutes, nine in ten by less than {score['p90_val']:.1f}.{gain}</p>"
         + (synthetic if summary["synthetic"] else "")

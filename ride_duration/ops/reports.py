@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,12 @@ _NEEDED_LATER = ("nbconvert", "ride_duration.model.page", "ride_duration.model.f
 
 
 def _import_meanwhile() -> None:
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in _NEEDED_LATER], daemon=True).start()
+    def work() -> None:
+        with suppress(Exception):  # what cannot be imported says so when it is needed
+            for name in _NEEDED_LATER:
+                importlib.import_module(name)
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def training_months(

@@ -24,7 +24,7 @@ from ..model.ladder import Rung, choose_rungs
 from ..model.metrics import error_measures, root_mean_squared_error
 
 # %% ../../nbs/ops/21_training.ipynb #fe63d86e
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidate:
     "Models fitted on the training months and judged on the validation month."
 
@@ -40,8 +40,10 @@ class Candidate:
         return self.val.is_synthetic
 
     @property
-    def rmse(self) -> dict[str, float]:  # model -> minutes on the validation month
-        return {name: score["rmse_val"] for name, score in self.scores.items()}
+    def rmse(self) -> pd.Series:  # model -> minutes on the validation month
+        errors = pd.Series({name: score["rmse_val"] for name, score in self.scores.items()})
+        errors.attrs |= self.judged.attrs
+        return errors
 
     def summary(self) -> dict:  # plain data: what `train --json` prints
         "What was trained on what, and how well, without times or paths: the same inputs give the same text."
@@ -62,12 +64,15 @@ class Candidate:
             "versions": {"ride-duration": __version__, "python": platform.python_version(), **_versions()},
         }
 
-    def _repr_markdown_(self) -> str:  # how it prints in a notebook
-        months = f"{format_months(self.train.months)} → {self.val.months[0]}"
-        rows = [f"| {name} | {score['regime']} | {score['rmse_train']:.3f} | {score['rmse_val']:.3f} |" for name, score in self.scores.items()]
+    def __repr__(self) -> str:
+        errors = ", ".join(f"{name} {minutes:.3f}" for name, minutes in self.rmse.items())
         note = " (synthetic)" if self.is_synthetic else ""
-        head = ["| model | regime | RMSE train | RMSE validation |", "|---|---|---|---|"]
-        return "\n".join([f"**{self.fleet} {months}**{note}, RMSE in minutes", "", *head, *rows])
+        return f"{self.fleet} {format_months(self.train.months)} → {self.val.months[0]}{note}, RMSE in minutes: {errors}"
+
+    def _repr_markdown_(self) -> str:  # how it prints in a notebook
+        rows = [f"| {name} | {score['regime']} | {score['rmse_train']:.3f} | {score['rmse_val']:.3f} |" for name, score in self.scores.items()]
+        head = ["| model | regime | RMSE train | RMSE validation |", "|---|---|---:|---:|"]
+        return "\n".join([repr(self).partition(":")[0], "", *head, *rows])
 
 
 def _versions() -> dict[str, str]:  # of the libraries whose arithmetic the figures rest on

@@ -1,0 +1,92 @@
+"""The command line as its users meet it: processes, exit codes, one clear line."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY
+
+from ride_duration.errors import error_kinds
+
+DEMO = ("--fleet", "demo")
+
+
+def test_help_comes_at_once(run):
+    def seconds() -> float:
+        began = time.perf_counter()
+        assert "report" in run("--help").stdout
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    program = "import sys; from ride_duration import cli; print([n for n in ('pandas', 'numpy', 'sklearn', 'pyarrow') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", ["fetch", "train", "report"])
+def test_every_verb_explains_itself(run, verb):
+    assert "--source" in run(verb, "--help").stdout
+
+
+def test_train_prints_one_object(run):
+    done = run("train", "--train", "2023-01", "--val", "2023-02", *DEMO, "--json")
+    found = json.loads(done.stdout)
+    assert (found["fleet"], found["train"], found["val"], found["synthetic"]) == ("demo", ["2023-01"], "2023-02", True)
+    assert {"mean", "pair_median", "seed", "course"} <= set(found["models"])
+    assert (found["models"]["seed"]["regime"], found["models"]["course"]["regime"]) == ("booking", "metered")
+    assert {"rmse_train", "rmse_val", "mae_val"} <= set(found["models"]["seed"])
+    for side in ("train", "val"):
+        assert found["rows"][side] == found["clean_rows"][side] + sum(found["dropped"][side].values())
+
+
+def test_train_prints_a_table_for_people(run):
+    shown = run("train", "--train", "2023-01", "--val", "2023-02", *DEMO, "--models", "seed,mean").stdout
+    assert "seed" in shown and "synthetic" in shown and "\x1b" not in shown
+
+
+MISTAKES = [
+    (("fetch", "2023-01", "--fleet", "yelow"), 10, "did you mean yellow?"),
+    (("fetch", "2023-13"), 11, "write it as 2023-01"),
+    (("fetch", "2023-02..2023-01"), 11, "runs backwards"),
+    (("report", "soon", *DEMO), 11, "is not a month"),
+    (("train", "--train", "2023-02", "--val", "2023-02", *DEMO), 12, "--allow-overlap"),
+    (("train", "--train", "2023-01..2023-03", "--val", "2023-02", *DEMO), 12, "not before validation month"),
+    (("train", "--train", "2023-01", "--val", "2023-02", *DEMO, "--models", "sead"), 13, "choose from mean"),
+    (("report", "2023-02", *DEMO, "-p", "modle=seed"), 13, "did you mean model?"),
+    (("report", "2023-02", *DEMO, "-p", "all_pickups=perhaps"), 13, "must be a bool"),
+    (("report", "2023-02", *DEMO, "-p", "model"), 13, "NAME=VALUE"),
+    (("report", "2023-02", *DEMO, "--window", "0"), 13, "must be 1 or more"),
+    (("fetch", "2023-01", "--source", "no/such/folder"), 21, "does not exist"),
+    (("fetch", "2023-01", "--source", "gopher://old"), 21, "could not be read"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "says"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None)
+def test_a_mistake_is_one_clear_line(run, tmp_path, words, code, says):
+    done = run(*words)
+    lines = done.stderr.strip().splitlines()
+    assert (done.returncode, len(lines)) == (code, 1), done.stderr
+    assert says in lines[0] and lines[0].startswith("ride-duration: ")
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("words", [("trian",), ("train", "--trian", "2023-01"), ("report",)])
+def test_a_misspelt_command_is_usage(run, words):
+    done = run(*words)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_overlap_is_a_rehearsal_when_asked_for(run):
+    done = run("train", "--train", "2023-02", "--val", "2023-02", *DEMO, "--models", "seed", "--allow-overlap", "--json")
+    score = json.loads(done.stdout)["models"]["seed"]
+    assert score["rmse_train"] == pytest.approx(score["rmse_val"])
+
+
+def test_the_readme_lists_every_exit_code():
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)}
+    assert {kind.exit_code for kind in error_kinds()} <= listed

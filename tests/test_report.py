@@ -1,0 +1,107 @@
+"""The monthly report, by real processes: what it leaves on disk, and how its four bad ends are told apart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPORT = ("report", "2023-02", "--fleet", "demo")
+
+
+@pytest.fixture
+def good(run, tmp_path: Path) -> dict[str, bytes]:
+    "A finished report, and what its files hold."
+    done = run(*REPORT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "reports/demo/2023-02/train.html"
+    return contents(tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "reports").rglob("*")) if path.is_file()}
+
+
+def test_what_it_leaves_behind(good, run, tmp_path):
+    assert [name.removeprefix("reports/") for name in good] == [
+        "demo/2023-02/report.json", "demo/2023-02/train.html", "demo/2023-02/train.ipynb", "index.html",
+    ]  # fmt: skip
+    data = json.loads(good["reports/demo/2023-02/report.json"])
+    direct = run("train", "--train", "2023-01", "--val", "2023-02", "--fleet", "demo", "--json")
+    assert data | json.loads(direct.stdout) == data, "the report says what training says"
+    page = good["reports/demo/2023-02/train.html"].decode()
+    assert len(page) < 400_000 and "Synthetic" in page and "course (metered)" in page
+    assert "training.train(" not in page, "code is hidden"
+    assert not [word for word in ("<script", "http://", "https://", str(tmp_path)) if word in page]
+    assert "demo/2023-02/train.html" in good["reports/index.html"].decode()
+    again = run(*REPORT)
+    assert again.returncode == 0 and contents(tmp_path) == good, "a rerun is byte for byte the same"
+
+
+def test_a_failing_cell(good, run, tmp_path):
+    done = run(*REPORT, env={**os.environ, "MPLBACKEND": "nonsense"})
+    assert done.returncode == 40 and "cell 4 (from ride_duration" in done.stderr and "nonsense" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert_kept(good, tmp_path)
+
+
+def test_a_time_out(good, run, tmp_path):
+    done = run(*REPORT, "--timeout", "1")
+    assert done.returncode == 42 and "--timeout" in done.stderr
+    assert_kept(good, tmp_path)
+
+
+def test_a_dead_kernel(good, tmp_path):
+    process, kernel = start_and_wait_for_kernel(tmp_path)
+    os.kill(kernel, signal.SIGKILL)
+    assert (process.wait(30), "kernel died" in process.stderr.read()) == (41, True)
+    assert_kept(good, tmp_path)
+
+
+@pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt(good, tmp_path, polite):
+    process, kernel = start_and_wait_for_kernel(tmp_path)
+    process.send_signal(polite)
+    assert (process.wait(30), "stopped" in process.stderr.read()) == (130, True)
+    assert not Path(f"/proc/{kernel}").exists(), "no kernel is left behind"
+    assert_kept(good, tmp_path)
+
+
+def start_and_wait_for_kernel(folder: Path) -> tuple[subprocess.Popen, int]:
+    "A report under way, and the process number of its kernel."
+    command = [sys.executable, "-m", "ride_duration", *REPORT]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        kernels = [int(child) for child in children if b"ipykernel" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        if kernels and (folder / "home").exists():
+            time.sleep(1.5)  # it is past its start, and inside a cell
+            return process, kernels[0]
+        time.sleep(0.05)
+    raise AssertionError("the kernel never started")
+
+
+def assert_kept(good: dict[str, bytes], folder: Path) -> None:
+    "The last good report is untouched, and the run's notebook is kept beside it as far as it came."
+    now = contents(folder)
+    partial = now.pop("reports/demo/2023-02/train.failed.ipynb")
+    assert now == good
+    assert json.loads(partial)["cells"]
+
+
+def test_a_window_of_months(run, tmp_path):
+    done = run("report", "2023-04", "--fleet", "demo", "--window", "3", "--json")
+    found = json.loads(done.stdout)
+    assert found["train"] == ["2023-01", "2023-02", "2023-03"] and (tmp_path / found["page"]).exists()
+
+
+def test_real_months(run, mirror, tmp_path):
+    done = run("report", "2023-02", "--fleet", "green", "--source", mirror)
+    page = (tmp_path / "reports" / "green" / "2023-02" / "train.html").read_text()
+    assert done.returncode == 0 and "JFK Airport" in page and "Synthetic" not in page
+    assert str(mirror) not in page
