@@ -77,7 +77,7 @@ def _distances() -> np.ndarray:  # (72, 72) street miles between the zones' midd
 def _pair_shares(tide: int) -> np.ndarray:  # cumulative shares of the 72 * 72 pairs; tide 1 is into the centre, -1 out of it
     zones = demo_zones()
     popularity = np.random.default_rng(_SEED + 1).lognormal(0, 0.8, len(zones))
-    popularity[70:] = 1.5
+    popularity[70:] = 1.0
     inwards = np.exp(-np.hypot(zones.x, zones.y).to_numpy() / 3.0)
     pull = np.exp(0.8 * tide * inwards)
     patience = np.where(zones.LocationID.isin(AIRPORTS), 9.0, 1.3)  # miles; nobody flies because it is near
@@ -138,6 +138,7 @@ def _spoil(trips: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:  #
     called_off = _some(0.012, rows, random)
     trips.loc[called_off, "minutes"] = random.uniform(0, 0.9, len(called_off))
     trips.loc[called_off, "miles"] = 0.0
+    trips.loc[called_off, "DOLocationID"] = trips.loc[called_off, "PULocationID"]
     left_on = _some(0.003, rows, random)
     trips.loc[left_on, "minutes"] = random.uniform(1200, 1439, len(left_on))
     backwards = _some(0.0003, rows, random)
@@ -177,7 +178,7 @@ def _columns(month: Month, trips: pd.DataFrame, random: np.random.Generator) -> 
     def entered(values: np.ndarray, kind: pa.DataType) -> pa.Array:
         return pa.array(values, mask=dispatched).cast(kind)
 
-    count = entered(random.choice([1, 2, 3, 5], rows, p=[0.78, 0.14, 0.05, 0.03]), pa.float64())
+    count = entered(random.choice([0, 1, 2, 3, 5], rows, p=[0.02, 0.76, 0.14, 0.05, 0.03]), pa.float64())
     text = pa.large_string() if month >= Month(2023, 1) else pa.string()
     return {
         "VendorID": pa.array(random.integers(1, 3, rows)).cast(whole),

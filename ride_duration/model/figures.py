@@ -20,7 +20,9 @@ from .ladder import LADDER, METERED, Rung
 from .metrics import by_borough_pair, by_distance, error_by
 
 # %% ../../nbs/model/17_figures.ipynb #3f50b6ee
-BLUE, GREY, ORANGE = "#1f5f99", "#9aa5b1", "#d9822b"
+BLUE = "#1f5f99"    # the model a page is about
+GREY = "#9aa5b1"    # what stands behind
+ORANGE = "#d9822b"  # what is set against it
 _STYLE = {"axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 9.5, "figure.dpi": 110}
 _LOOK = {"mean": GREY, "pair_median": "#5aa469", "seed": BLUE, "course": ORANGE}
 

@@ -23,6 +23,11 @@ from ..data.trips import Origin, load_trips
 from ..model.ladder import Rung, choose_rungs
 from ..model.metrics import error_measures, root_mean_squared_error
 
+# %% ../../nbs/ops/21_training.ipynb #a1e0f31d
+def _versions() -> dict[str, str]:  # of the libraries whose arithmetic the figures rest on
+    names = ("numpy", "pandas", "pyarrow", "scipy", "sklearn")
+    return {name: importlib.import_module(name).__version__ for name in names}
+
 # %% ../../nbs/ops/21_training.ipynb #fe63d86e
 @dataclass(frozen=True, repr=False)
 class Candidate:
@@ -74,11 +79,6 @@ class Candidate:
         head = ["| model | regime | RMSE train | RMSE validation |", "|---|---|---:|---:|"]
         return "\n".join([repr(self).partition(":")[0], "", *head, *rows])
 
-
-def _versions() -> dict[str, str]:  # of the libraries whose arithmetic the figures rest on
-    names = ("numpy", "pandas", "pyarrow", "scipy", "sklearn")
-    return {name: importlib.import_module(name).__version__ for name in names}
-
 # %% ../../nbs/ops/21_training.ipynb #7449f785
 def _fit(rung: Rung, model: object, trips: pd.DataFrame) -> tuple[object, dict]:
     "A rung's model, fitted; its regime and its error on what it has learnt from."
@@ -92,7 +92,7 @@ def _judge(model: object, trips: pd.DataFrame) -> tuple[pd.Series, dict]:
     predicted = model.predict(trips)
     return predicted, {f"{name}_val": value for name, value in error_measures(trips["duration"].to_numpy(), predicted).items()}
 
-
+# %% ../../nbs/ops/21_training.ipynb #d6c06c03
 def train(
     train: str | Month | Iterable[str | Month],  # months to learn from: `2023-01`, `2023-01..2023-03`, or a list
     val: str | Month,                            # the month to be judged on, after all of them
