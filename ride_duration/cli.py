@@ -67,12 +67,14 @@ def _bar(name: str, bars: object):  # what a download tells its bytes: a bar, or
     from fsspec.callbacks import Callback
 
     class Bar(Callback):
+        announced = False
         task = bars and bars.add_task(name, total=None)
 
         def call(self, *_: object, **__: object) -> None:
             if bars:
                 bars.update(self.task, completed=self.value, total=self.size)
-            elif self.value == 0 and self.size:
+            elif self.value and self.size and not self.announced:  # the first byte: an error page never comes so far
+                self.announced = True
                 print(f"{name}: fetching {self.size / 1e6:.1f} MB", file=sys.stderr)
 
     return Bar()

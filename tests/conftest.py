@@ -3,9 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
+
+from ride_duration.data import source
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -45,3 +51,33 @@ def ride_duration(*words: str, cwd: Path | None = None, **options) -> subprocess
 @pytest.fixture
 def run(tmp_path: Path):
     return lambda *words, **options: ride_duration(*words, cwd=tmp_path, **options)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as TLC's site: green January and March, yellow January; February is absent."""
+    folder = tmp_path_factory.mktemp("mirror")
+    (folder / "trip-data").mkdir()
+    for fleet, month in (("green", JANUARY), ("green", MARCH), ("yellow", JANUARY)):
+        path = folder / "trip-data" / f"{fleet}_tripdata_{month}.parquet"
+        pq.write_table(relabelled(month, fleet), path, compression="zstd")
+    return folder
+
+
+@pytest.fixture
+def server(files: Path) -> Iterator[Mirror]:
+    with Mirror(files) as mirror:
+        thread = threading.Thread(target=mirror.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield mirror
+        mirror.over.set()
+        mirror.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience of fractions of a second, so that a test of its end is short."""
+    monkeypatch.setattr(source, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(source, "SILENCE", 0.5)
+    monkeypatch.setattr(source, "TRIES", TRIES)

@@ -22,7 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from . import demo
 from .month import Month, parse_fleet
-from .schema import open_month
+from .schema import decode_month, open_month
 from ..errors import MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
 from ..files import replacing, sha256, storage_error, write_file
 
@@ -40,7 +40,7 @@ def source_address(
 ) -> str:  # without a slash at the end; folders become absolute
     "The source asked for, else `RIDE_DURATION_SOURCE`, else TLC's own."
     asked = str(source or os.environ.get("RIDE_DURATION_SOURCE") or TLC).rstrip("/")
-    return asked if "://" in asked else Path(asked).expanduser().absolute().as_uri()
+    return asked if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
 def _cache_folder(fleet: str | None, address: str) -> Path:
@@ -163,8 +163,8 @@ def _store(path: Path, url: str, make: Callable[[Path], int | None]) -> CachedFi
         try:
             rows = _with_patience(lambda: make(part))
         except OSError as error:
-            about_the_cache = error.filename in (None, str(part)) and storage_error(path, error)
-            raise (error if about_the_cache else _explain(error, url)) from error
+            about_the_cache = error.filename is None or str(part) in (error.filename, error.filename2)
+            raise (error if about_the_cache and storage_error(path, error) else _explain(error, url)) from error
         except Exception as error:
             raise _explain(error, url) from error
         size, fingerprint = part.stat().st_size, sha256(part)
@@ -174,14 +174,9 @@ def _store(path: Path, url: str, make: Callable[[Path], int | None]) -> CachedFi
     return file
 
 
-def _check_month(path: Path, fleet: str) -> int:  # rows; every needed column was decoded once
-    file, spelling = open_month(path, fleet)
-    try:
-        for _ in file.iter_batches(columns=list(spelling.values())):
-            pass
-    except OSError as error:
-        raise UnreadableFile(f"{path.name} is damaged inside ({error}): fetch it again") from error
-    return file.metadata.num_rows
+def _check_month(path: Path, fleet: str, name: str) -> int:  # rows; every needed column was decoded once
+    file, spelling = open_month(path, fleet, name=name)
+    return sum(len(batch) for batch in decode_month(file, spelling.values(), name))
 
 # %% ../../nbs/data/03_source.ipynb #61ec656f
 def fetch_month(
@@ -205,7 +200,7 @@ def fetch_month(
             demo.write_demo_month(part, month)
         else:
             _download(url, part, progress or NoOpCallback())
-        return _check_month(part, fleet)
+        return _check_month(part, fleet, path.name)
 
     return _store(path, url, make)
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow as pa
 
 from .month import Month, format_months, parse_fleet, parse_months
-from .schema import CAUSES, COLUMNS, ZONES, Account, open_month
+from .schema import CAUSES, COLUMNS, ZONES, Account, decode_month, open_month
 from .source import CachedFile, fetch_month
-from ..errors import NoCleanTrips, UnreadableFile
+from ..errors import NoCleanTrips
 
 # %% ../../nbs/data/04_trips.ipynb #47c7932f
 def duration_minutes(
@@ -29,14 +29,13 @@ def duration_minutes(
 
 # %% ../../nbs/data/04_trips.ipynb #3b97a2fa
 SHORTEST, LONGEST = 1.0, 60.0  # minutes, both included
-_BATCH = 1 << 16               # rows decoded at a time
 
 
 def _zones(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:  # int16 zone numbers, and which of them are zones
     number = column.to_numpy(zero_copy_only=False)
     valid = (number >= ZONES.start) & (number < ZONES.stop)
     if number.dtype.kind == "f":  # some eras wrote zones as doubles, and missing ones as NaN
-        valid &= number % 1 == 0
+        valid &= np.floor(number) == number
         number = np.where(valid, number, 0)
     return number.astype("int16"), valid
 
@@ -79,15 +78,8 @@ def _batches(path: Path, fleet: str, columns: Iterable[str]) -> tuple[int, Itera
     needed = dict.fromkeys([*columns, "pickup_at", "dropoff_at", "PULocationID", "DOLocationID"])
     file, spelling = open_month(path, fleet, needed)
     ours = {raw: name for name, raw in spelling.items()}
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in file.iter_batches(_BATCH, columns=list(ours)):
-                yield batch.rename_columns([ours[raw] for raw in batch.schema.names])
-        except OSError as error:
-            raise UnreadableFile(f"{path.name} is damaged inside ({error}): fetch it again") from error
-
-    return file.metadata.num_rows, batches()
+    batches = decode_month(file, ours, path.name)
+    return file.metadata.num_rows, (batch.rename_columns([ours[raw] for raw in batch.schema.names]) for batch in batches)
 
 
 def _append(whole: dict[str, np.ndarray], part: dict[str, np.ndarray], start: int, rows: int) -> None:

@@ -66,6 +66,7 @@ def _volume(axes: plt.Axes, trips: pd.Series) -> None:  # a quiet picture of how
     behind = axes.twinx()
     behind.bar(range(len(trips)), trips, color=GREY, alpha=0.25, width=0.85, zorder=0)
     behind.set(ylabel="trips", ylim=(0, trips.max() * 2.6))
+    behind.yaxis.set_major_formatter("{x:,.0f}")
     behind.grid(visible=False)
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
@@ -115,7 +116,7 @@ def borough_picture(
     squared = (judged[model] - judged["duration"]) ** 2
     cells = squared.groupby([start.to_numpy(), stop.to_numpy()]).agg(["mean", "size"])
     cells = cells[cells["size"] >= least]
-    rmse, trips = (cells["mean"] ** 0.5).unstack(), cells["size"].unstack()
+    rmse, trips = (cells["mean"] ** 0.5).unstack().sort_index(axis=1), cells["size"].unstack().sort_index(axis=1)
     words = np.where(trips.isna(), "", rmse.round(1).astype(str) + "\n" + trips.map("{:,.0f}".format))
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.5 * len(rmse)))
     axes.grid(visible=False)

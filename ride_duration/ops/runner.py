@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import ride_duration
 from ..errors import BadParameter, CellFailed, KernelDied, RunInterrupted, RunTimedOut, error_from_name
-from ..files import replacing
+from ..files import remove_file, replacing
 
 # %% ../../nbs/ops/23_runner.ipynb #93e0250f
 def run_notebook_path(
@@ -152,6 +152,7 @@ def run_notebook(
 ) -> NotebookNode:                     # executed, without times, so that a rerun is the same byte for byte
     "Execute a notebook in a kernel of its own; raises what ended it, and keeps what was done beside."
     typed = check_parameters(notebook, parameters)
+    remove_file(failed)  # of an earlier run; a folder that cannot be written says so now and not after the work
     deadline = time.monotonic() + (timeout or float("inf"))
     with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}) as kernel, _interruptible():
         output = Path(folder) / notebook.name
@@ -164,5 +165,4 @@ def run_notebook(
         except (Exception, KeyboardInterrupt) as error:
             _keep(output, failed)
             raise _why(error, notebook.stem, timeout) from None
-        failed.unlink(missing_ok=True)
         return _tidy(done)
