@@ -26,7 +26,7 @@ test: $(INSTALLED)  ## every test; real-data tests run where a mirror of TLC's f
 
 lab: $(INSTALLED)  ## JupyterLab, with notebooks cleaned on save
 	@$(BIN)/nbdev_install_hooks
-	@$(BIN)/jupyter lab --notebook-dir=nbs
+	@$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_OPTIONS)
 
 notebooks: $(INSTALLED)  ## run the notebooks again and keep what they show
 	@$(BIN)/python tests/refresh_notebooks.py
