@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'Fleet', 'Source', 'Months', 'Json', 'AllPickups', 'AllowOverlap', 'fetch', 'train', 'report', 'main']
 
-# %% ../nbs/50_cli.ipynb #c7ecb55c
+# %% ../nbs/50_cli.ipynb #fb9f1c78
+import errno
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +20,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .errors import BadParameter, RideDurationError
+from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
 
 # %% ../nbs/50_cli.ipynb #741b86a3
 app = typer.Typer(
@@ -230,14 +232,38 @@ def main() -> None:
         _main()
 
 
+def _speak_anywhere() -> None:  # a terminal that knows no arrow shows a question mark, and a closed one nothing
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def _main() -> None:
+    _speak_anywhere()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is Ctrl-C
+    stdout = sys.stdout
     try:
-        sys.exit(app(standalone_mode=False))
-    except typer.Abort:
-        print("ride-duration: stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # whoever was reading has read enough
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        if code == RunInterrupted.exit_code:
+            raise RunInterrupted("stopped before it was done; nothing was replaced")
+        sys.exit(code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("ride-duration: stopped before it was done; nothing was replaced", file=sys.stderr)
+        sys.exit(RunInterrupted.exit_code)
+    except (BrokenPipeError, SystemExit) as end:  # whoever was reading has read enough: typer then changes stdout and leaves with 1
+        if isinstance(end, SystemExit) and sys.stdout is stdout:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("ride-duration: no space left where the output goes", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DiskFull.exit_code)
     except RideDurationError as error:
         print(f"ride-duration: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

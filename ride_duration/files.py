@@ -41,6 +41,8 @@ def make_folder(
     "A folder to write into, or one clear line why not."
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # not even root may make a folder in some places
+        raise CannotWrite(f"cannot make the folder {folder}: choose another one") from None
     except OSError as error:
         raise (storage_error(folder, error) or error) from None
     return folder

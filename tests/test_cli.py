@@ -63,6 +63,8 @@ MISTAKES = [
     (("report", "2023-02", *DEMO, "-p", "modle=seed"), 13, "did you mean model?"),
     (("report", "2023-02", *DEMO, "-p", "all_pickups=perhaps"), 13, "must be a bool"),
     (("report", "2023-02", *DEMO, "-p", "model"), 13, "NAME=VALUE"),
+    (("report", "2023-02", *DEMO, "-p", "model=nobody"), 13, "choose from mean"),
+    (("report", "2023-02", *DEMO, "--window", "300"), 11, "is not a month"),
     (("report", "2023-02", *DEMO, "--window", "0"), 13, "must be 1 or more"),
     (("fetch", "2023-01", "--source", "no/such/folder"), 21, "does not exist"),
     (("fetch", "2023-01", "--source", "gopher://old"), 21, "could not be read"),
@@ -93,3 +95,24 @@ def test_overlap_is_a_rehearsal_when_asked_for(run):
 def test_the_readme_lists_every_exit_code():
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)}
     assert {kind.exit_code for kind in error_kinds()} <= listed
+
+
+TRAIN = ("train", "--train", "2023-01", "--val", "2023-02", *DEMO, "--models", "seed")
+
+
+def test_a_terminal_that_knows_no_arrow_is_served_too(run):
+    done = run(*TRAIN, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "seed" in done.stdout and done.stderr == ""
+
+
+def test_a_reader_that_has_read_enough_is_no_fault(tmp_path):
+    command = f"{sys.executable} -m ride_duration {' '.join(TRAIN)} --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_fills_its_disk_is_said(tmp_path):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ride_duration", *TRAIN]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (31, 1)

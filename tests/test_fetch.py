@@ -218,3 +218,19 @@ def test_a_killed_download_leaves_nothing_trusted_and_is_swept(server: Mirror, f
     assert file.path.read_bytes() == (files / GREEN).read_bytes()
     assert not part.exists()
     assert len(contents(home)) == 2
+
+
+@pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_a_download_at_once(polite: int, server: Mirror, home: Path) -> None:
+    """It is not one more fault to be outlasted by another try."""
+    server.misbehave(GREEN, dripping)
+    command = [*COMMAND, "fetch", "2023-01", "--source", server.address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: list(home.rglob("*.part")))
+    process.send_signal(polite)
+    _, said = process.communicate(timeout=10)
+    assert (process.returncode, said.strip().splitlines()[-1]) == (130, STOPPED)
+    assert server.asked[GREEN] == 1 and contents(home) == {}
+
+
+STOPPED = "ride-duration: stopped before it was done; nothing was replaced"

@@ -105,3 +105,23 @@ def test_real_months(run, mirror, tmp_path):
     page = (tmp_path / "reports" / "green" / "2023-02" / "train.html").read_text()
     assert done.returncode == 0 and "JFK Airport" in page and "Synthetic" not in page
     assert str(mirror) not in page
+
+
+@pytest.mark.parametrize("parameter", ["val=2023-05", "fleet=green", "train=2023-02"])
+def test_what_the_folder_says_cannot_be_changed_from_inside(run, tmp_path, parameter):
+    done = run(*REPORT, "-p", parameter)
+    assert done.returncode == 13 and "is set by the month" in done.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+def test_old_and_damaged_reports_do_not_break_the_index(good, run, tmp_path):
+    old = json.loads(good["reports/demo/2023-02/report.json"])
+    old["models"]["retired"] = old["models"]["seed"]
+    for month, text in {"2022-11": json.dumps(old | {"val": "2022-11"}), "2022-10": "{}", "2022-09": "half of"}.items():
+        folder = tmp_path / "reports" / "demo" / month
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(text)
+    done = run(*REPORT)
+    index = (tmp_path / "reports" / "index.html").read_text()
+    assert done.returncode == 0 and done.stderr.count("damaged and left out") == 2
+    assert "demo/2022-11/train.html" in index and "2022-10" not in index and "retired" in index

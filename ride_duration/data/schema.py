@@ -163,6 +163,9 @@ class Account:
         dropped = {cause: self.dropped.get(cause, 0) + other.dropped.get(cause, 0) for cause in CAUSES}
         return Account(self.rows + other.rows, dropped)
 
+    def __str__(self) -> str:
+        return ", ".join(f"{rows:,} {cause}" for cause, rows in self.dropped.items() if rows) or "nothing dropped"
+
     def lines(self) -> Iterator[tuple[str, int]]:  # label, rows: top to bottom as people add up
         yield "rows in the file", self.rows
         yield from ((f"dropped: {cause}", self.dropped.get(cause, 0)) for cause in CAUSES)

@@ -147,7 +147,7 @@ def load_trips(
         frames.append(frame)
         account += counted
     if account.kept == 0:
-        raise NoCleanTrips(f"{fleet} {format_months(months)}: none of {account.rows:,} rows is a clean trip, see the account")
+        raise NoCleanTrips(f"{fleet} {format_months(months)}: none of {account.rows:,} rows is a clean trip ({account}): choose other months")
     frame, origin = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), Origin(tuple(months), tuple(files), account)
     frame.attrs["synthetic"] = origin.is_synthetic  # so that every picture made of these trips can say so
     return Trips(frame, origin)

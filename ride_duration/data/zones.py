@@ -22,14 +22,16 @@ def _numbered() -> pd.DataFrame:  # every zone, named by its number
     return pd.DataFrame({"Zone": [f"zone {number}" for number in numbers], "Borough": "Unknown"}, index=numbers)
 
 
+_LOOKUP = "taxi_zone_lookup.csv"
+
+
 def _lookup(path: Path) -> pd.DataFrame:  # TLC's own names
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     try:
-        names = [(int(row["LocationID"]), row["Zone"], row["Borough"]) for row in rows]
+        with open(path, newline="", encoding="utf-8") as file:
+            names = [(int(row["LocationID"]), row["Zone"], row["Borough"]) for row in csv.DictReader(file)]
+        return pd.DataFrame(names, columns=["LocationID", "Zone", "Borough"]).set_index("LocationID", verify_integrity=True)
     except (KeyError, ValueError, TypeError) as error:
-        raise BrokenContract(f"{path.name}: expected columns LocationID, Zone and Borough, found {error}") from error
-    return pd.DataFrame(names, columns=["LocationID", "Zone", "Borough"]).set_index("LocationID")
+        raise BrokenContract(f"{_LOOKUP}: expected columns LocationID, Zone and Borough, a row a zone, found {error}") from error
 
 
 def zone_names(
@@ -39,9 +41,9 @@ def zone_names(
     "What each zone is called and which borough it is in."
     table = _numbered()
     try:
-        known = demo_zones().set_index("LocationID") if fleet == "demo" else _lookup(fetch_misc("taxi_zone_lookup.csv", source).path)
-    except MonthNotPublished:
-        return table
-    table.update(known[["Zone", "Borough"]])
+        known = demo_zones().set_index("LocationID") if fleet == "demo" else _lookup(fetch_misc(_LOOKUP, source, _lookup).path)
+        table.update(known[["Zone", "Borough"]])
+    except MonthNotPublished:  # a mirror of trips alone
+        pass
     table.loc[list(UNKNOWN_ZONES)] = [("unknown zone", "Unknown"), ("outside the city", "Unknown")]
     return table

@@ -41,8 +41,20 @@ def _drawn(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def _line(rung: Rung) -> dict[str, str]:  # how a model's line looks; metered ones are dashed
-    return {"color": _LOOK.get(rung.name, BLUE), "label": rung.label, "linestyle": "--" if rung.regime == METERED else "-"}
+def _color(name: str) -> object:  # every model keeps its own, also one that is new on the ladder
+    return _LOOK.get(name) or sns.color_palette("husl", 8)[sum(name.encode()) % 8]
+
+
+def _line(name: str) -> dict[str, object]:  # how a model's line looks; metered ones are dashed
+    rung = LADDER.get(name) or Rung(name, (), "a model of the past")  # a report may be older than the ladder
+    return {"color": _color(name), "label": rung.label, "linestyle": "--" if rung.regime == METERED else "-"}
+
+
+def _nothing(words: str) -> Figure:  # where there is nothing to draw
+    figure, axes = plt.subplots(figsize=(7.5, 0.8))
+    axes.text(0, 0.5, words, va="center", color=GREY)
+    axes.set_axis_off()
+    return figure
 
 # %% ../../nbs/model/17_figures.ipynb #eee3cdf1
 @_drawn
@@ -53,7 +65,7 @@ def ladder_picture(
     rungs = [LADDER[name] for name in rmse.index]
     labels, values = [rung.label for rung in rungs], rmse.tolist()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(rungs)))
-    sns.barplot(x=values, y=labels, hue=labels, palette=[_LOOK.get(name, BLUE) for name in rmse.index], legend=False, ax=axes)
+    sns.barplot(x=values, y=labels, hue=labels, palette=[_color(name) for name in rmse.index], legend=False, ax=axes)
     for bars, rung in zip(axes.containers, rungs, strict=True):
         axes.bar_label(bars, fmt="%.2f", padding=4)
         bars[0].set(hatch="//" if rung.regime == METERED else None, edgecolor="white")
@@ -76,7 +88,7 @@ def _error_lines(table: pd.DataFrame, xlabel: str, title: str) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 3.1))
     models = table.columns.drop("trips")
     for model in models:
-        axes.plot(range(len(table)), table[model], marker="o", ms=3, **_line(LADDER[model]))
+        axes.plot(range(len(table)), table[model], marker="o", ms=3, **_line(model))
     _volume(axes, table["trips"])
     axes.set(xlabel=xlabel, ylabel="RMSE (minutes)", title=title, ylim=(0, None), xticks=range(len(table)))
     axes.set_xticklabels(table.index)
@@ -100,7 +112,9 @@ def distance_picture(
     models: Iterable[str],
 ) -> Figure:
     "RMSE of each model by the ride's length, over the number of trips."
-    table = error_by(judged, by_distance(judged), models)
+    table = error_by(judged, by_distance(judged), models).dropna()
+    if table.empty:
+        return _nothing("No distance was recorded this month.")
     return _error_lines(table, "length of the ride (miles, by the meter)", "Error by length")
 
 # %% ../../nbs/model/17_figures.ipynb #c5429310
@@ -116,6 +130,8 @@ def borough_picture(
     squared = (judged[model] - judged["duration"]) ** 2
     cells = squared.groupby([start.to_numpy(), stop.to_numpy()]).agg(["mean", "size"])
     cells = cells[cells["size"] >= least]
+    if cells.empty:
+        return _nothing(f"No two places have {least} rides between them this month.")
     rmse, trips = (cells["mean"] ** 0.5).unstack().sort_index(axis=1), cells["size"].unstack().sort_index(axis=1)
     words = np.where(trips.isna(), "", rmse.round(1).astype(str) + "\n" + trips.map("{:,.0f}".format))
     figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.5 * len(rmse)))
@@ -123,7 +139,7 @@ def borough_picture(
     darkest = min(rmse.max(axis=None), 2.5 * squared.mean() ** 0.5)  # one odd cell does not make the others pale
     bar = {"label": "RMSE (minutes)"}
     sns.heatmap(rmse, annot=words, fmt="", cmap="Blues", vmin=0, vmax=darkest, linewidths=1, ax=axes, annot_kws={"size": 8.5}, cbar_kws=bar)
-    axes.set(xlabel="drop-off", ylabel="pickup", title=f"Error of the {model} by borough, with the number of trips")
+    axes.set(xlabel="drop-off", ylabel="pickup", title=f"Error of the {model} by place, with the number of trips")
     return figure
 
 # %% ../../nbs/model/17_figures.ipynb #3b35b03c
@@ -159,7 +175,7 @@ def trend_picture(
         own = errors[errors["fleet"] == fleet].sort_values("month")
         months = sorted(own["month"].unique())
         for model, line in own.groupby("model", sort=False):
-            axes.plot([months.index(month) for month in line["month"]], line["rmse"], marker="o", ms=4, **_line(LADDER[model]))
+            axes.plot([months.index(month) for month in line["month"]], line["rmse"], marker="o", ms=4, **_line(model))
         note = " (synthetic)" if fleet == "demo" else ""
         axes.set(title=f"{fleet}{note}", ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
         axes.set_xticklabels(months)

@@ -50,7 +50,7 @@ def choose_rungs(
     "The rungs to train, or `BadParameter` naming those there are."
     asked = names.split(",") if isinstance(names, str) else list(names or [])
     asked = {name.strip() for name in asked if name.strip()}
-    unknown = sorted(asked - set(LADDER))
+    unknown = sorted(asked - set(LADDER)) or (["''"] if names is not None and not asked else [])
     if unknown:
         raise BadParameter(f"no model is called {', '.join(unknown)}: choose from {', '.join(LADDER)}")
     return [rung for name, rung in LADDER.items() if not asked or name in asked]

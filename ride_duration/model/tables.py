@@ -14,7 +14,7 @@ from IPython.display import HTML
 
 from ..data.month import format_months, parse_month, parse_months
 from ..data.schema import Account
-from .ladder import LADDER, choose_rungs
+from .ladder import choose_rungs
 
 # %% ../../nbs/model/18_tables.ipynb #d78e4344
 def _table(kind: str, frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> HTML:  # `formats`: column -> format string
@@ -32,8 +32,8 @@ def title(
 
 
 def _span(months: list[str]) -> str:  # `January 2023`, `January 2023 to March 2023`
-    first, last = parse_months(months)[0], parse_months(months)[-1]
-    return first.name if first == last else f"{first.name} to {last.name}"
+    runs = [parse_months(run) for run in format_months(parse_months(months)).split(",")]
+    return ", ".join(run[0].name if len(run) == 1 else f"{run[0].name} to {run[-1].name}" for run in runs)
 
 # %% ../../nbs/model/18_tables.ipynb #5a9201e0
 def headline(
@@ -76,7 +76,7 @@ def ladder_table(
     base = summary["models"].get("mean", {}).get("rmse_val")
     frame = pd.DataFrame(
         {
-            "model": [LADDER[name].label for name in scores.index],
+            "model": [rung.label for rung in choose_rungs(list(summary["models"]))],
             "RMSE train": scores.rmse_train, "RMSE": scores.rmse_val, "MAE": scores.mae_val, "median": scores["median_val"],
             "90th percentile": scores.p90_val, "bias": scores.bias_val,
             "below the mean": (1 - scores.rmse_val.astype(float) / base) if base else float("nan"),

@@ -16,11 +16,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.month import Month, format_months, parse_fleet, parse_months
+from ..data.month import Month, format_months, parse_fleet, parse_month, parse_months
 from ..data.source import fetch_month, home_folder, source_address
 from ..errors import BadParameter
 from ..files import alone_in, replacing, write_file
-from ..model.ladder import LADDER
+from ..model.ladder import LADDER, Rung, choose_rungs
 
 # %% ../../nbs/ops/24_reports.ipynb #f308584d
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def training_months(
     "The months just before `month`."
     if window < 1:
         raise BadParameter(f"--window must be 1 or more, not {window}: it is the number of months to learn from")
-    return [month - back for back in range(window, 0, -1)]
+    return [parse_month(str(month - back)) for back in range(window, 0, -1)]
 
 # %% ../../nbs/ops/24_reports.ipynb #42ff9f99
 def make_report(
@@ -90,8 +90,11 @@ def make_report(
     from ride_duration.ops import runner
 
     months, notebook = training_months(month, window), runner.run_notebook_path("train")
-    asked = {"train": format_months(months), "val": str(month), "fleet": parse_fleet(fleet)} | dict(parameters or {})
-    runner.check_parameters(notebook, asked)
+    ours = {"train": format_months(months), "val": str(month), "fleet": parse_fleet(fleet)}
+    for name in ours.keys() & (parameters or {}).keys():  # or the page would not be what its folder says
+        raise BadParameter(f"{name} is set by the month, --window and --fleet: it cannot be given as a parameter")
+    asked = runner.check_parameters(notebook, ours | dict(parameters or {}))
+    choose_rungs([asked.get("model", "seed")])
     for needed in (*months, month):
         fetch(fleet, needed, source)
     folder = Path(reports) / fleet / str(month)
@@ -104,21 +107,29 @@ def make_report(
     return report
 
 # %% ../../nbs/ops/24_reports.ipynb #99076547
+_NEEDED = {"fleet", "synthetic", "train", "val", "clean_rows", "models", "model"}
+
+
 def read_reports(
     reports: Path,
 ) -> Iterator[tuple[Path, dict]]:  # folder of each report, relative, and its data; by fleet, newest first
     "Every finished report; one whose data is damaged is named and left out."
     for path in sorted(reports.glob("*/*/report.json"), key=lambda path: (path.parts[-3], path.parts[-2]), reverse=True):
         try:
-            yield path.parent.relative_to(reports), json.loads(path.read_text())
+            data = json.loads(path.read_text())
         except ValueError:
+            data = None
+        if isinstance(data, dict) and data.keys() >= _NEEDED:
+            yield path.parent.relative_to(reports), data
+        else:
             print(f"{path} is damaged and left out of the index: make the report again", file=sys.stderr)
 
 
 def _index_row(folder: Path, data: Mapping) -> dict[str, str]:  # column -> cell, as HTML
     scores, fleet, val = data["models"], html.escape(data["fleet"]), html.escape(data["val"])
-    report = f"<a href='{fleet}/{val}/train.html'>{fleet} {val}</a>" + (" (synthetic)" if data["synthetic"] else "")
-    errors = {LADDER[name].label: f"{score['rmse_val']:.2f}" for name, score in scores.items()}
+    report = f"<a href='{html.escape(folder.as_posix())}/train.html'>{fleet} {val}</a>" + (" (synthetic)" if data["synthetic"] else "")
+    labels = {name: html.escape(LADDER.get(name, Rung(name, (), "")).label) for name in scores}
+    errors = {labels[name]: f"{score['rmse_val']:.2f}" for name, score in scores.items()}
     gain = 1 - scores[data["model"]]["rmse_val"] / scores["mean"]["rmse_val"]
     return {
         "report": report,

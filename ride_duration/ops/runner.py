@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ def _why(error: BaseException, notebook: str, timeout: float | None) -> Exceptio
     if isinstance(error, PapermillExecutionError):
         ours = error_from_name(error.ename, error.evalue)
         line = error.source.strip().splitlines()[0] if error.source.strip() else ""
-        return ours or CellFailed(f"{notebook}: cell {error.cell_index + 1} ({line}) raised {error.ename}: {error.evalue}")
+        said = " ".join(error.evalue.split())  # one line, whatever the library wrote
+        return ours or CellFailed(f"{notebook}: cell {error.cell_index + 1} ({line}) raised {error.ename}: {said}")
     if isinstance(error, CellTimeoutError):
         return RunTimedOut(f"{notebook}: not done after {timeout:g} seconds: give it more with --timeout, or fewer months")
     if isinstance(error, DeadKernelError):
@@ -129,7 +131,8 @@ def _interruptible() -> Iterator[None]:  # SIGTERM as Ctrl-C, for as long as the
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_main = threading.current_thread() is threading.main_thread()  # only the main thread may take signals
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     try:
         yield
     finally:
@@ -152,6 +155,7 @@ def run_notebook(
 ) -> NotebookNode:                     # executed, without times, so that a rerun is the same byte for byte
     "Execute a notebook in a kernel of its own; raises what ended it, and keeps what was done beside."
     typed = check_parameters(notebook, parameters)
+    papermill.log.logger.disabled = True  # it tells of a time-out in words of its own, beside our line
     remove_file(failed)  # of an earlier run; a folder that cannot be written says so now and not after the work
     deadline = time.monotonic() + (timeout or float("inf"))
     with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}) as kernel, _interruptible():
