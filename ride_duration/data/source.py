@@ -18,7 +18,6 @@ from pathlib import Path
 
 import fsspec
 from fsspec.callbacks import NoOpCallback
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from . import demo
 from .month import Month, parse_fleet
@@ -137,6 +136,8 @@ def _download(url: str, part: Path, progress: fsspec.Callback) -> None:
 
 
 def _with_patience(work: Callable[[], object]) -> object:  # tries again what may pass
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+
     pause = wait_exponential(multiplier=FIRST_PAUSE, max=20) + wait_random(0, FIRST_PAUSE)  # at random, so that many do not come back at once
     return Retrying(stop=stop_after_attempt(TRIES), wait=pause, retry=retry_if_exception(_may_pass), reraise=True)(work)
 

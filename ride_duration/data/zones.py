@@ -29,7 +29,10 @@ def _lookup(path: Path) -> pd.DataFrame:  # TLC's own names
     try:
         with open(path, newline="", encoding="utf-8") as file:
             names = [(int(row["LocationID"]), row["Zone"], row["Borough"]) for row in csv.DictReader(file)]
-        return pd.DataFrame(names, columns=["LocationID", "Zone", "Borough"]).set_index("LocationID", verify_integrity=True)
+        table = pd.DataFrame(names, columns=["LocationID", "Zone", "Borough"]).set_index("LocationID")
+        if not table.index.is_unique:
+            raise ValueError("a zone twice")
+        return table
     except (KeyError, ValueError, TypeError) as error:
         raise BrokenContract(f"{_LOOKUP}: expected columns LocationID, Zone and Borough, a row a zone, found {error}") from error
 
@@ -42,8 +45,9 @@ def zone_names(
     table = _numbered()
     try:
         known = demo_zones().set_index("LocationID") if fleet == "demo" else _lookup(fetch_misc(_LOOKUP, source, _lookup).path)
-        table.update(known[["Zone", "Borough"]])
+        table = known[["Zone", "Borough"]].combine_first(table).loc[table.index]
     except MonthNotPublished:  # a mirror of trips alone
         pass
-    table.loc[list(UNKNOWN_ZONES)] = [("unknown zone", "Unknown"), ("outside the city", "Unknown")]
+    table.loc[list(UNKNOWN_ZONES), "Zone"] = ["unknown zone", "outside the city"]
+    table.loc[list(UNKNOWN_ZONES), "Borough"] = "Unknown"
     return table
