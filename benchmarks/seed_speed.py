@@ -9,6 +9,7 @@ trips where --sample names a mirror that has yellow_tripdata_2019-01 and 2019-02
 - vectorised: the same with the duration in one vectorised line, as a careful reader would write it
 - library: `ride-duration train --models seed --all-pickups --json`, months already in the cache
 - limit: pyarrow decoding the four needed columns of both files, and nothing else
+- imports: Python importing pandas, pyarrow and scikit-learn, and nothing else
 
 Each is a process of its own; wall seconds and peak memory are the operating system's account of it (wait4). The short
 ones run once to warm up, which is not counted, and four times as often; medians are compared.
@@ -43,6 +44,8 @@ for path in sys.argv[1:]:
     for _ in pq.ParquetFile(path).iter_batches(1 << 18, columns=columns):
         pass
 """
+
+IMPORTS = "import pandas, pyarrow.parquet, sklearn.feature_extraction, sklearn.linear_model"
 
 
 def small_month(month: str, sample: Path | None) -> pa.Table:
@@ -95,11 +98,13 @@ def main() -> None:
             "vectorised": [sys.executable, str(HERE / "plain_seed.py"), *paths, "--vectorised"],
             "library": [*tool, "train", *months, "--models", "seed", "--all-pickups", "--json"],
             "limit": [sys.executable, "-c", LIMIT, *paths],
+            "imports": [sys.executable, "-c", IMPORTS],
         }
         found = {name: [] for name in commands}
-        for name in ("library", "limit"):
+        short = ["library", "limit", "imports"]
+        for name in short:
             measure(commands[name], environment)
-        for name in ["plain", *["library", "limit"] * 2, "vectorised", *["library", "limit"] * 2] * given.runs:
+        for name in ["plain", *short * 2, "vectorised", *short * 2] * given.runs:
             found[name].append(measure(commands[name], environment))
         report(found, "real sample trips, resampled" if given.sample else "the demo city, resampled (synthetic)")
     finally:
