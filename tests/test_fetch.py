@@ -229,8 +229,9 @@ def test_an_interrupt_ends_a_download_at_once(polite: int, server: Mirror, home:
     _wait_for(lambda: list(home.rglob("*.part")))
     process.send_signal(polite)
     _, said = process.communicate(timeout=10)
-    assert (process.returncode, said.strip().splitlines()[-1]) == (130, STOPPED)
-    assert server.asked[GREEN] == 1 and contents(home) == {}
+    assert process.returncode == 130 and STOPPED in said.splitlines(), said
+    assert server.asked[GREEN] == 1
+    assert not list(home.rglob("*.manifest.json")), "nothing half-fetched is trusted"
 
 
 STOPPED = "ride-duration: stopped before it was done; nothing was replaced"

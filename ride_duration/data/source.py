@@ -14,12 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
 from fsspec.callbacks import NoOpCallback
 
-from . import demo
 from .month import Month, parse_fleet
 from .schema import decode_month, open_month
 from ..errors import MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
@@ -44,7 +44,7 @@ def source_address(
 # %% ../../nbs/data/03_source.ipynb #729e9439
 def _cache_folder(fleet: str | None, address: str) -> Path:
     if fleet == "demo":
-        made_by = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()
+        made_by = hashlib.sha256(Path(find_spec("ride_duration.data.demo").origin).read_bytes()).hexdigest()
         return home_folder() / "cache" / f"demo-{made_by[:8]}"
     name = re.sub(r"\W+", "-", address.rpartition("/")[2]).strip("-")
     return home_folder() / "cache" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
@@ -200,7 +200,9 @@ def fetch_month(
 
     def make(part: Path) -> int:
         if fleet == "demo":
-            demo.write_demo_month(part, month)
+            from ride_duration.data.demo import write_demo_month  # brings pandas, which a check of the cache does without
+
+            write_demo_month(part, month)
         else:
             _download(url, part, progress or NoOpCallback())
         return _check_month(part, fleet, path.name)
