@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
 
-from .vectorizer import PAIRS, TripVectorizer, known_pairs, pair_codes
+from .pairs import PAIRS, known_pairs, pair_codes
+from .vectorizer import TripVectorizer
 
 # %% ../../nbs/model/11_baselines.ipynb #c0e36dc9
 class PairMedian(RegressorMixin, BaseEstimator):
