@@ -180,14 +180,16 @@ def zone_error_picture(
     corners = np.vstack([ring for rings in shapes.values() for ring in rings])
     width, height = np.ptp(corners, axis=0)
     figure, axes = plt.subplots(figsize=(7.5, np.clip(6.2 * height / width, 3, 7)))
-    axes.add_collection(_zones(shapes, [number for number in shapes if number not in shown.index], facecolor=NO_TRIPS, edgecolor="white", lw=0.2, antialiased=False))
+    quiet = [number for number in shapes if number not in shown.index]
+    axes.add_collection(_zones(shapes, quiet, facecolor=NO_TRIPS, edgecolor="white", lw=0.2, antialiased=False))
     scale = {"cmap": sns.color_palette("ch:start=.25,rot=-.35,light=.88,dark=.18", as_cmap=True), "clim": shown.quantile([0, 0.98]).tolist()}
     zones = axes.add_collection(_zones(shapes, shown.index, array=shown.to_numpy(), edgecolor="white", lw=0.2, antialiased=False, **scale))
     axes.set(title=title, aspect="equal")
     axes.autoscale_view()
     axes.set_axis_off()
     figure.colorbar(zones, ax=axes, label=measure, shrink=0.7, extend="max" if shown.max() > scale["clim"][1] else "neither")
-    axes.legend(handles=[Patch(color=NO_TRIPS, label="too few rides to tell")], frameon=False, loc="upper left", fontsize=8.5)
+    if quiet:
+        axes.legend(handles=[Patch(color=NO_TRIPS, label="too few rides to tell")], frameon=False, loc="upper left", fontsize=8.5)
     return figure
 
 # %% ../../nbs/model/17_figures.ipynb #3b35b03c
