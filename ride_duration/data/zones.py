@@ -122,6 +122,9 @@ def _parse(members: dict[str, bytes]) -> dict[int, list[np.ndarray]]:  # closed 
 
     if not _FRAME.match(members["prj"][:5000].decode()):
         raise ValueError("shapes in another frame than State Plane Long Island in feet")
+    lengths = 2 * np.frombuffer(members["shx"][100:], dtype=">i4")[1::2].astype(int)  # bytes of each outline, says the index
+    if lengths.min() <= 0 or 100 + (8 + lengths).sum() != len(members["shp"]):
+        raise ValueError("an index that is not that of the outlines")
     reader = shapefile.Reader(**{ending: io.BytesIO(members[ending]) for ending in ("shp", "shx", "dbf")})
     records = [record.as_dict() for record in islice(reader.iterRecords(fields=["OBJECTID", "LocationID"]), len(ZONES))]
     shapes = list(islice(reader.iterShapes(), len(ZONES)))
