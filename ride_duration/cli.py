@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -218,6 +218,7 @@ def report(
 @contextmanager
 def _short_lived() -> Iterator[None]:  # for a process that ends when the block does
     sys.modules.setdefault("rfc3987_syntax", None)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.setswitchinterval(0.0005)
     gc.set_threshold(50_000)
     try:
@@ -225,13 +226,7 @@ def _short_lived() -> Iterator[None]:  # for a process that ends when the block 
     finally:
         gc.freeze()
 
-# %% ../nbs/50_cli.ipynb #9a7eae5a
-def main() -> None:
-    "What `ride-duration` and `python -m ride_duration` run."
-    with _short_lived():
-        _main()
-
-
+# %% ../nbs/50_cli.ipynb #be9b5e74
 def _speak_anywhere() -> None:  # a terminal that knows no arrow shows a question mark, and a closed one nothing
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -241,34 +236,51 @@ def _speak_anywhere() -> None:  # a terminal that knows no arrow shows a questio
             stream.reconfigure(errors="replace")
 
 
-def _main() -> None:
-    _speak_anywhere()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is Ctrl-C
+def _leave_quietly(stream: TextIO, code: int) -> int:  # what it still holds has nowhere to go, and Python would complain at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+# %% ../nbs/50_cli.ipynb #32aed356
+def _what_to_say(error: BaseException) -> tuple[str, int] | None:  # the line and the exit code, or None for a fault of ours
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        return "stopped before it was done; nothing was replaced", RunInterrupted.exit_code
+    if isinstance(error, RideDurationError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space left where the output goes", DiskFull.exit_code
+    return None
+
+# %% ../nbs/50_cli.ipynb #4e21e177
+def _complain(error: BaseException) -> int:  # the exit code; a fault of ours is raised again
+    if hasattr(error, "show"):  # typer's own errors can show themselves: a misspelt command or option
+        error.show()
+        return error.exit_code
+    found = _what_to_say(error)
+    if not found:
+        raise error
+    print(f"ride-duration: {found[0]}", file=sys.stderr)
+    return _leave_quietly(sys.stdout, found[1]) if isinstance(error, OSError) else found[1]
+
+# %% ../nbs/50_cli.ipynb #9a7eae5a
+def main() -> None:
+    "What `ride-duration` and `python -m ride_duration` run."
+    with _short_lived():
+        _speak_anywhere()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is Ctrl-C
+        sys.exit(_run())
+
+
+def _run() -> int | str | None:  # the command's exit code, after its one line on stderr
     stdout = sys.stdout
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
-        if code == RunInterrupted.exit_code:
-            raise RunInterrupted("stopped before it was done; nothing was replaced")
-        sys.exit(code)
-    except (typer.Abort, KeyboardInterrupt):
-        print("ride-duration: stopped before it was done; nothing was replaced", file=sys.stderr)
-        sys.exit(RunInterrupted.exit_code)
-    except (BrokenPipeError, SystemExit) as end:  # whoever was reading has read enough: typer then changes stdout and leaves with 1
-        if isinstance(end, SystemExit) and sys.stdout is stdout:
+        return code if code != RunInterrupted.exit_code else _complain(KeyboardInterrupt())
+    except SystemExit:
+        if sys.stdout is stdout:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print("ride-duration: no space left where the output goes", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(DiskFull.exit_code)
-    except RideDurationError as error:
-        print(f"ride-duration: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if not hasattr(error, "show"):  # typer's own errors can show themselves: a misspelt command or option
-            raise
-        error.show()
-        sys.exit(error.exit_code)
+        return _leave_quietly(stdout, 0)  # typer met a closed pipe: it then changes stdout and leaves with 1
+    except BrokenPipeError:  # whoever was reading has read enough
+        return _leave_quietly(stdout, 0)
+    except (Exception, KeyboardInterrupt) as error:
+        return _complain(error)

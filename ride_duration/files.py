@@ -117,8 +117,11 @@ def sha256(
     path: Path,  # any file
 ) -> str:        # 64 hexadecimal digits
     "The fingerprint by which a file is known."
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found, buffer = hashlib.sha256(), memoryview(bytearray(1 << 22))  # large pieces: few turns to wait for beside another thread
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            found.update(buffer[:size])
+    return found.hexdigest()
 
 # %% ../nbs/01_files.ipynb #69721bd1
 def _try_lock(descriptor: int, patience: float) -> bool:  # did we get it within so many seconds?

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -128,13 +129,36 @@ def _open_source(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)}
     return fsspec.core.url_to_fs(url, **options)
 
-
+# %% ../../nbs/data/03_source.ipynb #86392715
 def _download(url: str, part: Path, progress: fsspec.Callback) -> None:
+    from fsspec.asyn import AsyncFileSystem
+
     system, path = _open_source(url)
     progress.absolute_update(0)
-    system.get_file(path, str(part), callback=progress)
+    copy = _copy_and_wait if isinstance(system, AsyncFileSystem) else type(system).get_file
+    copy(system, path, str(part), callback=progress)
 
 
+def _copy_and_wait(system: fsspec.AbstractFileSystem, path: str, part: str, callback: fsspec.Callback) -> None:
+    import asyncio
+
+    over = threading.Event()
+
+    async def copy() -> None:
+        try:
+            await system._get_file(path, part, callback=callback)
+        finally:
+            over.set()
+
+    copying = asyncio.run_coroutine_threadsafe(copy(), system.loop)
+    try:
+        copying.result()
+    except BaseException:
+        copying.cancel()
+        over.wait(1)  # one that has not begun never sets it
+        raise
+
+# %% ../../nbs/data/03_source.ipynb #c58af6d1
 def _with_patience(work: Callable[[], object]) -> object:  # tries again what may pass
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 

@@ -28,6 +28,41 @@ def _versions() -> dict[str, str]:  # of the libraries whose arithmetic the figu
     names = ("numpy", "pandas", "pyarrow", "scipy", "sklearn")
     return {name: importlib.import_module(name).__version__ for name in names}
 
+# %% ../../nbs/ops/21_training.ipynb #d582767f
+def _of_each_side(candidate: "Candidate", of: Callable[[Origin], object]) -> dict[str, object]:  # train and val -> something of theirs
+    return {"train": of(candidate.train), "val": of(candidate.val)}
+
+
+def _what_was_learnt(candidate: "Candidate") -> dict:
+    return {
+        "fleet": candidate.fleet,
+        "synthetic": candidate.is_synthetic,
+        "train": [str(month) for month in candidate.train.months],
+        "val": str(candidate.val.months[0]),
+        "rows": _of_each_side(candidate, lambda origin: origin.account.rows),
+        "clean_rows": _of_each_side(candidate, lambda origin: origin.account.kept),
+        "dropped": _of_each_side(candidate, lambda origin: dict(origin.account.dropped)),
+    }
+
+# %% ../../nbs/ops/21_training.ipynb #ef634095
+def _what_came_of_it(candidate: "Candidate") -> dict:
+    files = (*candidate.train.files, *candidate.val.files)
+    return {
+        "models": {name: dict(score) for name, score in candidate.scores.items()},
+        "inputs": [{"file": file.path.name, "rows": file.rows, "sha256": file.sha256} for file in files],
+        "versions": {"ride-duration": __version__, "python": platform.python_version(), **_versions()},
+    }
+
+# %% ../../nbs/ops/21_training.ipynb #f7cce442
+def _in_a_line(candidate: "Candidate") -> str:
+    note = " (synthetic)" if candidate.is_synthetic else ""
+    return f"{candidate.fleet} {format_months(candidate.train.months)} → {candidate.val.months[0]}{note}"
+
+
+def _score_table(scores: Mapping[str, Mapping[str, object]]) -> str:  # markdown
+    rows = [f"| {name} | {score['regime']} | {score['rmse_train']:.3f} | {score['rmse_val']:.3f} |" for name, score in scores.items()]
+    return "\n".join(["| model | regime | RMSE train | RMSE validation |", "|---|---|---:|---:|", *rows])
+
 # %% ../../nbs/ops/21_training.ipynb #fe63d86e
 @dataclass(frozen=True, repr=False)
 class Candidate:
@@ -52,32 +87,14 @@ class Candidate:
 
     def summary(self) -> dict:  # plain data: what `train --json` prints
         "What was trained on what, and how well, without times or paths: the same inputs give the same text."
-        sides = {"train": self.train, "val": self.val}
-        return {
-            "fleet": self.fleet,
-            "synthetic": self.is_synthetic,
-            "train": [str(month) for month in self.train.months],
-            "val": str(self.val.months[0]),
-            "rows": {side: origin.account.rows for side, origin in sides.items()},
-            "clean_rows": {side: origin.account.kept for side, origin in sides.items()},
-            "dropped": {side: dict(origin.account.dropped) for side, origin in sides.items()},
-            "models": {name: dict(score) for name, score in self.scores.items()},
-            "inputs": [
-                {"file": file.path.name, "rows": file.rows, "sha256": file.sha256}
-                for file in (*self.train.files, *self.val.files)
-            ],
-            "versions": {"ride-duration": __version__, "python": platform.python_version(), **_versions()},
-        }
+        return _what_was_learnt(self) | _what_came_of_it(self)
 
     def __repr__(self) -> str:
         errors = ", ".join(f"{name} {minutes:.3f}" for name, minutes in self.rmse.items())
-        note = " (synthetic)" if self.is_synthetic else ""
-        return f"{self.fleet} {format_months(self.train.months)} → {self.val.months[0]}{note}, RMSE in minutes: {errors}"
+        return f"{_in_a_line(self)}, RMSE in minutes: {errors}"
 
     def _repr_markdown_(self) -> str:  # how it prints in a notebook
-        rows = [f"| {name} | {score['regime']} | {score['rmse_train']:.3f} | {score['rmse_val']:.3f} |" for name, score in self.scores.items()]
-        head = ["| model | regime | RMSE train | RMSE validation |", "|---|---|---:|---:|"]
-        return "\n".join([repr(self).partition(":")[0], "", *head, *rows])
+        return f"{_in_a_line(self)}, RMSE in minutes\n\n{_score_table(self.scores)}"
 
 # %% ../../nbs/ops/21_training.ipynb #7449f785
 def _fit(rung: Rung, model: object, trips: pd.DataFrame) -> tuple[object, dict]:
