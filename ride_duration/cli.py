@@ -218,7 +218,6 @@ def report(
 @contextmanager
 def _short_lived() -> Iterator[None]:  # for a process that ends when the block does
     sys.modules.setdefault("rfc3987_syntax", None)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.setswitchinterval(0.0005)
     gc.set_threshold(50_000)
     try:

@@ -18,6 +18,7 @@ from ride_duration.model.features import (
     feature_matrix,
     place_table,
     read_rides,
+    season_factor,
 )
 from .histories import FOLDS, PairSums, day_folds, learn_histories, sum_pairs
 from .pairs import zone_geometry
@@ -77,6 +78,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         zones: pd.DataFrame,              # see `zones.zone_table`
         regime: str = BOOKING,            # or metered: then the length of the way counts too
         features: list[str] | None = None,  # of `features.FEATURES`; all the regime allows where nothing is said
+        season: tuple[float, ...] | None = None,  # twelve factors, see `features.SEASON`; none where the city has no season
         trees: int = 500,
         learning_rate: float = 0.03,
         num_leaves: int = 63,
@@ -85,7 +87,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         bagging_fraction: float = 0.7,
         threads: int = 0,                 # of LightGBM while it learns; 0: as many as there are cores
     ):
-        self.zones, self.regime, self.features, self.threads = zones, regime, features, threads
+        self.zones, self.regime, self.features, self.season, self.threads = zones, regime, features, season, threads
         self.trees, self.learning_rate, self.num_leaves, self.min_data_in_leaf = trees, learning_rate, num_leaves, min_data_in_leaf
         self.feature_fraction, self.bagging_fraction = feature_fraction, bagging_fraction
 
@@ -97,11 +99,16 @@ class Boosted(RegressorMixin, BaseEstimator):
         self.features_ = [feature.name for feature in choose_features(self.regime, self.features)]
         history = read_rides(trips, "metered")
         rides, folds = self._only_known(history), day_folds(history.pickup_at)
-        sums = sum_pairs(history.pairs, folds, np.asarray(duration), history.miles)
+        factor = self.factor(rides)
+        usual = np.asarray(duration) / factor
+        sums = sum_pairs(history.pairs, folds, usual, history.miles)
         self.places_ = known_places(sums, self.zones)
         rows = RideRows(rides, held_out_places(sums, self.zones), folds, self._columns())
-        self._boost(rows, np.asarray(duration))
+        self.rmse_train_ = self._boost(rows, usual) * float(np.mean(factor))  # exact for a month, where the factor is one
         return self
+
+    def factor(self, rides: Rides) -> np.ndarray | float:  # how much longer than usual rides take at that time of the year
+        return season_factor(rides.pickup_at, self.season) if self.season else 1.0
 
     def _only_known(self, rides: Rides) -> Rides:
         return rides._replace(miles=None) if self.regime == BOOKING else rides
@@ -114,20 +121,24 @@ class Boosted(RegressorMixin, BaseEstimator):
         names = ("learning_rate", "num_leaves", "min_data_in_leaf", "feature_fraction", "bagging_fraction")
         return _FIXED | {name: getattr(self, name) for name in names} | {"num_threads": self.threads}
 
-    def _boost(self, rows: RideRows, duration: np.ndarray) -> None:
-        data = lgb.Dataset(rows, duration, feature_name=self.features_, params=self._parameters())
+    def _boost(self, rows: RideRows, usual: np.ndarray) -> float:  # RMSE on rides whose histories do not contain them
+        data = lgb.Dataset(rows, usual, feature_name=self.features_, params=self._parameters())
         booster = lgb.train(self._parameters(), data, self.trees, keep_training_booster=True)
-        self.rmse_train_ = float(booster.eval_train()[0][2] ** 0.5)  # on rides whose histories do not contain them
         self.booster_ = lgb.Booster(model_str=booster.model_to_string())  # what a bundle holds, and nothing of the training data
+        return float(booster.eval_train()[0][2] ** 0.5)
 
     def matrix(self, rides: Rides) -> np.ndarray:  # float32 (rides, features_)
         return feature_matrix(rides, self.places_)[:, self._columns()]
 
     def predict(self, trips: pd.DataFrame) -> np.ndarray:  # minutes, one a trip
-        return self.minutes(self.matrix(read_rides(trips, self.regime)))
+        rides = read_rides(trips, self.regime)
+        return self.minutes(self.usual(self.matrix(rides)), rides)
 
-    def minutes(self, matrix: np.ndarray) -> np.ndarray:  # from `matrix`
-        return np.clip(raw_scores(self.booster_, matrix), SHORTEST_RIDE, LONGEST_RIDE)
+    def usual(self, matrix: np.ndarray) -> np.ndarray:  # from `matrix`: minutes, over the year
+        return raw_scores(self.booster_, matrix)
+
+    def minutes(self, usual: np.ndarray, rides: Rides) -> np.ndarray:  # at the ride's time of the year
+        return np.clip(usual * self.factor(rides), SHORTEST_RIDE, LONGEST_RIDE)
 
 # %% ../../nbs/model/12_boosted.ipynb #ecaf63dd
 _FEW = 1000  # rides

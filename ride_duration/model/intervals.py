@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from .boosted import LONGEST_RIDE, SHORTEST_RIDE, Boosted, raw_scores
+from .boosted import Boosted, raw_scores
 from .features import Rides, read_rides
 
 # %% ../../nbs/model/13_intervals.ipynb #cbca836e
@@ -36,21 +36,22 @@ def held_out(
     model: Boosted,
     trips: pd.DataFrame,
     duration: np.ndarray,  # minutes
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # a row a ride: features with the answer behind them, actual minus predicted, stretch
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # a row a ride: features with the answer behind them, actual minus predicted over the year, stretch
     "Each training ride, answered by a model that has not seen its stretch of days."
     stretch = day_stretches(trips["pickup_at"].to_numpy())
     rows, errors = [], []
     for own in range(STRETCHES):
         others = clone(model).set_params(**_QUICK).fit(trips[stretch != own], duration[stretch != own])
-        rows.append(with_answer(others, others.matrix(read_rides(trips[stretch == own], model.regime))))
-        errors.append(duration[stretch == own] - rows[-1][:, -1])
+        rides = read_rides(trips[stretch == own], model.regime)
+        rows.append(with_answer(others, others.matrix(rides)))
+        errors.append(duration[stretch == own] / others.factor(rides) - rows[-1][:, -1])
     order = np.concatenate([np.flatnonzero(stretch == own) for own in range(STRETCHES)])
     return np.concatenate(rows), np.concatenate(errors), stretch[order]
 
 
 def with_answer(model: Boosted, matrix: np.ndarray) -> np.ndarray:  # the same rows, float32, the predicted minutes behind them
     "What the bounds are made from: a ride's features, and the answer."
-    return np.column_stack([matrix, model.minutes(matrix).astype("float32")])
+    return np.column_stack([matrix, model.usual(matrix).astype("float32")])
 
 # %% ../../nbs/model/13_intervals.ipynb #64c4bbcb
 LEVEL = 0.8  # share of rides inside
@@ -112,11 +113,12 @@ class RangedBoosted(Boosted):
         rides: Rides,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # minutes: the answer, and its range of LEVEL
         "What the model says, from one look at the features."
-        rows = with_answer(self, self.matrix(rides))
-        minutes = self.minutes(rows[:, :-1])
-        low, high = (raw_scores(bound, rows) for bound in self.bounds_)
-        low = np.clip(minutes + low - self.margin_, SHORTEST_RIDE, minutes)
-        return minutes, low, np.clip(minutes + high + self.margin_, minutes, LONGEST_RIDE)
+        matrix = self.matrix(rides)
+        usual = self.usual(matrix)
+        rows = np.column_stack([matrix, usual.astype("float32")])
+        below, above = (raw_scores(bound, rows) for bound in self.bounds_)
+        minutes, low, high = (self.minutes(value, rides) for value in (usual, usual + below - self.margin_, usual + above + self.margin_))
+        return minutes, np.minimum(low, minutes), np.maximum(high, minutes)
 
     def predict_interval(self, trips: pd.DataFrame) -> np.ndarray:  # minutes (trips, 2): from, to
         "The range in which four rides in five end."
