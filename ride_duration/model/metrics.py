@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['root_mean_squared_error', 'error_measures', 'interval_measures', 'error_by', 'coverage_by', 'by_distance',
            'by_borough_pair', 'by_airport', 'by_daytime', 'by_promise', 'by_rarity', 'with_past_rides', 'by_boroughs',
-           'slices', 'worst_pairs', 'Difference', 'paired_difference', 'feature_importance']
+           'slices', 'worst_pairs', 'Difference', 'paired_difference', 'gains_by', 'feature_importance']
 
 # %% ../../nbs/model/14_metrics.ipynb #abbb61e6
 from collections.abc import Callable, Iterable, Mapping
@@ -58,7 +58,7 @@ def error_by(
 ) -> pd.DataFrame:            # a row a group: `trips`, and each model's RMSE in minutes
     "Where and when each model is how far off."
     squared = {model: (judged[model] - judged["duration"]) ** 2 for model in models}
-    means = pd.DataFrame(squared).groupby(groups.to_numpy(), observed=True).mean()
+    means = pd.DataFrame(squared).groupby(groups.array, observed=True).mean()
     trips = groups.value_counts().rename("trips")
     return means.pow(0.5).join(trips).loc[:, ["trips", *models]]
 
@@ -71,7 +71,7 @@ def coverage_by(
     "Where and when a model's range keeps what it promises, and how wide it is there."
     low, high = judged[f"{model}_low"], judged[f"{model}_high"]
     inside = pd.DataFrame({"coverage": judged["duration"].between(low, high), "width": high - low})
-    means = inside.groupby(groups.to_numpy(), observed=True).mean()
+    means = inside.groupby(groups.array, observed=True).mean()
     return means.join(groups.value_counts().rename("trips")).loc[:, ["trips", "coverage", "width"]]
 
 # %% ../../nbs/model/14_metrics.ipynb #6c346bb9
@@ -248,6 +248,27 @@ def paired_difference(
     ends = np.quantile(difference(drawn), [(1 - level) / 2, (1 + level) / 2]) if len(sums) > 1 else (np.nan, np.nan)
     return Difference(model, other, float(difference(sums.sum(axis=0))), *map(float, ends), level, len(sums))
 
+# %% ../../nbs/model/14_metrics.ipynb #ea0bfd0f
+def gains_by(
+    judged: pd.DataFrame,          # with duration, pickup_at and both models' predicted minutes
+    kinds: Mapping[str, pd.Series],  # kind of slice -> each trip's group, see `slices`
+    model: str,
+    other: str = "seed",
+    least: int = 200,              # trips a slice must have
+) -> pd.DataFrame:  # kind, slice, trips, rmse, difference, low, high (minutes), certain; least gained first; empty where there is nothing to compare
+    "Where a model is better than another, and where it is worse."
+    columns = ["kind", "slice", "trips", "rmse", "difference", "low", "high", "certain"]
+    rows, compared = [], judged[["duration", "pickup_at", *dict.fromkeys(name for name in (model, other) if name in judged)]]
+    for kind, groups in kinds.items() if compared.shape[1] == 4 else ():
+        for group, trips in groups.value_counts().items():
+            if trips >= least:
+                here = compared[(groups == group).to_numpy()]
+                found, rmse = paired_difference(here, model, other), root_mean_squared_error(here["duration"], here[model])
+                rows.append((kind, group, trips, rmse, found.difference, found.low, found.high, found.is_certain))
+    gains = pd.DataFrame(rows, columns=columns).sort_values("difference", ascending=False, ignore_index=True)
+    gains.attrs |= judged.attrs | {"model": model, "other": other}
+    return gains
+
 # %% ../../nbs/model/14_metrics.ipynb #b3addccd
 def _as_read(model: object, trips: pd.DataFrame) -> tuple[pd.DataFrame, Callable[[pd.DataFrame], np.ndarray]]:
     "What a model reads of the trips, a column a feature, and how it answers from that."
@@ -260,7 +281,7 @@ def _as_read(model: object, trips: pd.DataFrame) -> tuple[pd.DataFrame, Callable
 def feature_importance(
     model: object,        # fitted
     trips: pd.DataFrame,  # with duration, and what the model reads
-    most: int = 20_000,   # rides, drawn where there are more
+    most: int = 4_000,    # rides, drawn where there are more: trees take a while
     seed: int = 1,
 ) -> pd.Series:           # feature -> minutes, largest first; what makes no difference is left out
     "By how many minutes the RMSE grows when a feature is shuffled."
