@@ -58,7 +58,7 @@ def error_by(
 ) -> pd.DataFrame:            # a row a group: `trips`, and each model's RMSE in minutes
     "Where and when each model is how far off."
     squared = {model: (judged[model] - judged["duration"]) ** 2 for model in models}
-    means = pd.DataFrame(squared).groupby(groups.array, observed=True).mean()
+    means = pd.DataFrame(squared).groupby(groups.values, observed=True).mean()
     trips = groups.value_counts().rename("trips")
     return means.pow(0.5).join(trips).loc[:, ["trips", *models]]
 
@@ -71,7 +71,7 @@ def coverage_by(
     "Where and when a model's range keeps what it promises, and how wide it is there."
     low, high = judged[f"{model}_low"], judged[f"{model}_high"]
     inside = pd.DataFrame({"coverage": judged["duration"].between(low, high), "width": high - low})
-    means = inside.groupby(groups.array, observed=True).mean()
+    means = inside.groupby(groups.values, observed=True).mean()
     return means.join(groups.value_counts().rename("trips")).loc[:, ["trips", "coverage", "width"]]
 
 # %% ../../nbs/model/14_metrics.ipynb #6c346bb9
