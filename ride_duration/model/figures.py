@@ -250,7 +250,8 @@ def _calibration(above: plt.Axes, below: plt.Axes, table: pd.DataFrame, band: tu
     above.scatter(places, table["coverage"], color=np.where(kept, BLUE, ORANGE), s=18, zorder=2)
     below.bar(places, table["width"], color=GREY)
     every = 6 if len(table) > 12 else 1
-    below.set_xticks(places[::every], table.index[::every], rotation=0 if every > 1 else 45, ha="center" if every > 1 else "right")
+    labels = table.index.astype(str).str.replace(" and more", "+")
+    below.set_xticks(places[::every], labels[::every], rotation=0 if every > 1 else 45, ha="center" if every > 1 else "right")
     below.grid(axis="x", visible=False)
 
 # %% ../../nbs/model/17_figures.ipynb #119187f8
@@ -272,7 +273,7 @@ def calibration_picture(
         _calibration(above, below, table, (promised - tolerance, promised + tolerance))
         below.set_xlabel(words)
     lowest = min([table["coverage"].min() for table in tables.values() if len(table)], default=promised)
-    axes[0, 0].set(ylabel="rides inside", ylim=(min(lowest - 0.05, promised - 0.2), 1), title=f"Do ranges that promise {promised:.0%} keep it?")
+    axes[0, 0].set(ylabel="rides inside", ylim=(min(lowest - 0.05, promised - 0.2), 1.02), title=f"Do ranges that promise {promised:.0%} keep it?")
     axes[0, 0].yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes[1, 0].set(ylabel="mean width\n(minutes)")
     figure.align_xlabels()
@@ -325,7 +326,7 @@ def gain_picture(
     largest = gains[gains.groupby("kind")["trips"].rank(ascending=False, method="first") <= most]
     kinds = dict(iter(largest.sort_values("difference").groupby("kind")))
     rows = [len(part) + 1.2 for part in kinds.values()]
-    figure, panels = plt.subplots(len(kinds), sharex=True, squeeze=False, figsize=(7.5, 0.8 + 0.18 * sum(rows)), height_ratios=rows, dpi=84)
+    figure, panels = plt.subplots(len(kinds), sharex=True, squeeze=False, figsize=(9.4, 0.8 + 0.2 * sum(rows)), height_ratios=rows, dpi=86)
     for axes, (kind, part) in zip(panels[:, 0], kinds.items(), strict=True):
         _gain_panel(axes, kind, part)
     model, other = (_rung(gains.attrs[side]).label for side in ("model", "other"))
