@@ -38,6 +38,7 @@ LADDER = {
     for rung in (
         Rung("mean", (), "the fleet's mean duration"),
         Rung("pair_median", _ZONES, "the median of past rides between the same two zones"),
+        Rung("pair_time", (*_ZONES, "pickup_at"), "the pair's past at that time of the week, leaning on the pair and on the hour"),
         Rung("seed", _ZONES, "both zones, one-hot, in a linear regression"),
         Rung("course", (*_ZONES, "trip_distance"), "the pair, one-hot, and the distance the meter will show"),
     )
