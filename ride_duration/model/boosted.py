@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 
 from ride_duration.model.features import (
     BOOKING,
+    PLACE,
     Rides,
     choose_features,
     feature_matrix,
@@ -126,6 +127,10 @@ class Boosted(RegressorMixin, BaseEstimator):
         booster = lgb.train(self._parameters(), data, self.trees, keep_training_booster=True)
         self.booster_ = lgb.Booster(model_str=booster.model_to_string())  # what a bundle holds, and nothing of the training data
         return float(booster.eval_train()[0][2] ** 0.5)
+
+    @property
+    def rides_(self) -> np.ndarray:  # how many past rides each pair of zones has: (PAIRS,)
+        return self.places_[:, [feature.name for feature in PLACE].index("past_rides")]
 
     def matrix(self, rides: Rides) -> np.ndarray:  # float32 (rides, features_)
         return feature_matrix(rides, self.places_)[:, self._columns()]

@@ -20,8 +20,10 @@ class Rung:
     "A model of the ladder, as far as it can be said without fitting it."
 
     name: str
-    columns: tuple[str, ...]  # of the trips it reads
+    columns: tuple[str, ...]  # of the trips it reads, also when it answers
     says: str                 # what it answers, in a few words
+    learns: tuple[str, ...] = ()  # further columns of past trips it learns from
+    needs_zones: bool = False     # whether it must be told where the zones are
 
     @property
     def regime(self) -> str:  # metered as soon as it reads what only the meter knows
@@ -29,7 +31,7 @@ class Rung:
 
     @property
     def label(self) -> str:  # how people read it; metered rungs are always marked
-        return self.name.replace("_", " ") + (" (metered)" if self.regime == METERED else "")
+        return self.name.removesuffix("_metered").replace("_", " ") + (" (metered)" if self.regime == METERED else "")
 
 # %% ../../nbs/model/08_ladder.ipynb #e602009c
 _ZONES = ("PULocationID", "DOLocationID")
@@ -41,6 +43,8 @@ LADDER = {
         Rung("pair_time", (*_ZONES, "pickup_at"), "the pair's past at that time of the week, leaning on the pair and on the hour"),
         Rung("seed", _ZONES, "both zones, one-hot, in a linear regression"),
         Rung("course", (*_ZONES, "trip_distance"), "the pair, one-hot, and the distance the meter will show"),
+        Rung("boosted", (*_ZONES, "pickup_at"), "boosted trees over time, place and history", ("trip_distance",), True),
+        Rung("boosted_metered", (*_ZONES, "pickup_at", "trip_distance"), "the same, told the length of the way", needs_zones=True),
     )
 }
 

@@ -8,25 +8,29 @@ __all__ = ['Candidate', 'train']
 # %% ../../nbs/ops/21_training.ipynb #29b1f5ce
 import importlib
 import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from .. import __version__
 from ..data.month import Month, format_months, parse_fleet, parse_month, parse_months, require_order
 from ..data.source import fetch_month
-from ..data.trips import Origin, load_trips
+from ..data.trips import Origin, Trips, load_trips
+from ..data.zones import zone_table
 from ..model.ladder import Rung, choose_rungs
-from ..model.metrics import error_measures, root_mean_squared_error
+from ..model.metrics import error_measures, interval_measures, root_mean_squared_error
 
 # %% ../../nbs/ops/21_training.ipynb #a1e0f31d
 def _versions() -> dict[str, str]:  # of the libraries whose arithmetic the figures rest on
     names = ("numpy", "pandas", "pyarrow", "scipy", "sklearn")
-    return {name: importlib.import_module(name).__version__ for name in names}
+    loaded = [name for name in ("lightgbm", "holidays") if name in sys.modules]  # only where a model used them
+    return {name: importlib.import_module(name).__version__ for name in (*names, *loaded)}
 
 # %% ../../nbs/ops/21_training.ipynb #d582767f
 def _of_each_side(candidate: "Candidate", of: Callable[[Origin], object]) -> dict[str, object]:  # train and val -> something of theirs
@@ -73,7 +77,8 @@ class Candidate:
     val: Origin
     models: Mapping[str, object]             # fitted, in the ladder's order
     scores: Mapping[str, Mapping[str, object]]  # model -> regime, rmse_train and its measures on validation, in minutes
-    judged: pd.DataFrame                     # validation trips with a column of predicted minutes a model
+    judged: pd.DataFrame                     # validation trips with a column of predicted minutes a model, and of its range
+    lesson: object | None = None             # what a bundle keeps of the training trips, see `bundle.keep_lesson`
 
     @property
     def is_synthetic(self) -> bool:
@@ -89,6 +94,10 @@ class Candidate:
         "What was trained on what, and how well, without times or paths: the same inputs give the same text."
         return _what_was_learnt(self) | _what_came_of_it(self)
 
+    def save(self, name: str, folder: Path) -> Path:  # `boosted` or `boosted_metered`; the folder, see `bundle.save_bundle`
+        "Keep a boosted model as a folder of plain data."
+        return _save(self, name, folder)
+
     def __repr__(self) -> str:
         errors = ", ".join(f"{name} {minutes:.3f}" for name, minutes in self.rmse.items())
         return f"{_in_a_line(self)}, RMSE in minutes: {errors}"
@@ -96,20 +105,66 @@ class Candidate:
     def _repr_markdown_(self) -> str:  # how it prints in a notebook
         return f"{_in_a_line(self)}, RMSE in minutes\n\n{_score_table(self.scores)}"
 
+# %% ../../nbs/ops/21_training.ipynb #e9108b0d
+def _makers(rungs: Iterable[Rung]) -> dict[str, Callable]:  # rung -> what makes an unfitted model of fleet, zones and settings
+    from ride_duration.model.baselines import MAKERS
+
+    makers = {name: lambda make=make, **_: make() for name, make in MAKERS.items()}
+    if any(rung.needs_zones for rung in rungs):
+        from ride_duration.model.features import SEASON
+        from ride_duration.model.intervals import RangedBoosted
+
+        for rung in (rung for rung in rungs if rung.needs_zones):
+            makers[rung.name] = lambda fleet, zones, settings, regime=rung.regime: RangedBoosted(
+                zones, regime, season=None if fleet == "demo" else SEASON, **settings
+            )
+    return makers
+
 # %% ../../nbs/ops/21_training.ipynb #7449f785
 def _fit(rung: Rung, model: object, trips: pd.DataFrame) -> tuple[object, dict]:
     "A rung's model, fitted; its regime and its error on what it has learnt from."
     duration = trips["duration"].to_numpy()
     model.fit(trips, duration)
-    return model, {"regime": rung.regime, "rmse_train": root_mean_squared_error(duration, model.predict(trips))}
+    learnt = getattr(model, "rmse_train_", None)  # a model that cannot be asked about rides that are part of its own history
+    return model, {"regime": rung.regime, "rmse_train": root_mean_squared_error(duration, model.predict(trips)) if learnt is None else learnt}
 
 
-def _judge(model: object, trips: pd.DataFrame) -> tuple[pd.Series, dict]:
-    "A model's predictions, and how far off they are."
-    predicted = model.predict(trips)
-    return predicted, {f"{name}_val": value for name, value in error_measures(trips["duration"].to_numpy(), predicted).items()}
+def _judge(rung: Rung, model: object, trips: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict]:
+    "A model's predictions, with their ranges where it has any, and how far off they are; it sees the columns of its rung alone."
+    known, actual = trips[list(rung.columns)] if rung.columns else trips, trips["duration"].to_numpy()
+    if not hasattr(model, "predict_interval"):
+        predicted = model.predict(known)
+        return {rung.name: predicted}, {f"{name}_val": value for name, value in error_measures(actual, predicted).items()}
+    predicted, low, high = model.predict_with_interval(known)
+    measures = error_measures(actual, predicted) | interval_measures(actual, low, high)
+    return {rung.name: predicted, f"{rung.name}_low": low, f"{rung.name}_high": high}, {f"{name}_val": value for name, value in measures.items()}
+
+# %% ../../nbs/ops/21_training.ipynb #402bfa32
+def _save(candidate: Candidate, name: str, folder: Path) -> Path:
+    from ride_duration.model.bundle import save_bundle
+
+    learnt = _what_was_learnt(candidate)
+    files = [{"file": file.path.name, "rows": file.rows, "sha256": file.sha256} for file in candidate.train.files]
+    about = {name: learnt[name] for name in ("fleet", "synthetic", "train", "val")} | {"inputs": files, "metrics": dict(candidate.scores[name])}
+    return save_bundle(candidate.models[name], Path(folder), candidate.lesson, about)
 
 # %% ../../nbs/ops/21_training.ipynb #d6c06c03
+def _load(
+    rungs: list[Rung], fleet: str, months: list[Month], month: Month, source: str | Path | None, all_pickups: bool, extra: Iterable[str], fetch: Callable
+) -> tuple[Trips, Trips, pd.DataFrame | None, dict[str, Callable]]:  # to learn from, to judge on, the zones where they are needed, what makes models
+    "Months are read while scikit-learn is imported, which takes about as long as reading three million trips."
+    known = dict.fromkeys(column for rung in rungs for column in rung.columns)
+    learns = known | dict.fromkeys(column for rung in rungs for column in rung.learns)
+    with ThreadPoolExecutor(1) as pool:
+        learning = pool.submit(load_trips, fleet, months, source, list(learns), all_pickups, fetch)
+        judging = pool.submit(load_trips, fleet, month, source, list(known | dict.fromkeys(extra)), all_pickups, fetch)
+        zones = pool.submit(zone_table, fleet, source) if any(rung.needs_zones for rung in rungs) else None
+        makers = _makers(rungs)
+    loaded = learning.result(), judging.result(), zones and zones.result(), makers
+    pa.default_memory_pool().release_unused()  # what decoding held is as much as the trips themselves
+    return loaded
+
+
 def train(
     train: str | Month | Iterable[str | Month],  # months to learn from: `2023-01`, `2023-01..2023-03`, or a list
     val: str | Month,                            # the month to be judged on, after all of them
@@ -120,26 +175,31 @@ def train(
     allow_overlap: bool = False,                 # let validation lie inside training: a rehearsal, not a result
     extra: Iterable[str] = (),                   # further columns of the trips to keep in `judged`
     fetch: Callable = fetch_month,               # how a month gets into the cache: fleet, month, source
+    settings: Mapping[str, object] | None = None,  # of the boosted models, such as `trees`, see `boosted.Boosted`
 ) -> Candidate:
     "Train the ladder on some months and judge it on another."
     months, month, rungs = parse_months(train), parse_month(val), choose_rungs(models)
     if not allow_overlap:
         require_order(months, month)
-    columns = list(dict.fromkeys(column for rung in rungs for column in rung.columns))
-    with ThreadPoolExecutor(1) as pool:
-        learning = pool.submit(load_trips, parse_fleet(fleet), months, source, columns, all_pickups, fetch)
-        judging = pool.submit(load_trips, fleet, month, source, dict.fromkeys([*columns, *extra]), all_pickups, fetch)
-        # Importing scikit-learn takes about as long as reading three million trips, so both are done at once.
-        from ride_duration.model.baselines import MAKERS
-    learn, judge = learning.result(), judging.result()
-    pa.default_memory_pool().release_unused()  # what decoding held is as much as the trips themselves
+    learn, judge, zones, makers = _load(rungs, parse_fleet(fleet), months, month, source, all_pickups, extra, fetch)
     models, scores = {}, {}
     for rung in rungs:
-        models[rung.name], scores[rung.name] = _fit(rung, MAKERS[rung.name](), learn.frame)
-    learnt_from = learn.origin
-    del learn, learning  # a year of trips is large, and no longer needed
+        model = makers[rung.name](fleet=fleet, zones=zones, settings=settings or {})
+        models[rung.name], scores[rung.name] = _fit(rung, model, learn.frame)
+    learnt_from, lesson = learn.origin, _lesson(rungs, learn.frame)
+    del learn  # a year of trips is large, and no longer needed
     judged = judge.frame
-    for name, model in models.items():
-        judged[name], measured = _judge(model, judge.frame)
-        scores[name] |= measured
-    return Candidate(fleet, learnt_from, judge.origin, models, scores, judged)
+    for rung in rungs:
+        columns, measured = _judge(rung, models[rung.name], judge.frame)
+        scores[rung.name] |= measured
+        for name, values in columns.items():
+            judged[name] = values
+    return Candidate(fleet, learnt_from, judge.origin, models, scores, judged, lesson)
+
+
+def _lesson(rungs: list[Rung], trips: pd.DataFrame) -> object | None:  # where a model could be kept
+    if not any(rung.needs_zones for rung in rungs):
+        return None
+    from ride_duration.model.bundle import keep_lesson
+
+    return keep_lesson(trips)
