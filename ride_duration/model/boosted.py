@@ -154,4 +154,6 @@ def raw_scores(
     matrix: np.ndarray,  # float32
 ) -> np.ndarray:         # float64, one a row
     "What LightGBM says, with one thread where starting more would cost more than they bring."
+    if not len(matrix):
+        return np.empty(0)
     return booster.predict(matrix, num_threads=1 if len(matrix) < _FEW else 0, validate_features=False)

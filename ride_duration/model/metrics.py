@@ -281,7 +281,7 @@ def _as_read(model: object, trips: pd.DataFrame) -> tuple[pd.DataFrame, Callable
 def feature_importance(
     model: object,        # fitted
     trips: pd.DataFrame,  # with duration, and what the model reads
-    most: int = 4_000,    # rides, drawn where there are more: trees take a while
+    most: int = 2_000,    # rides, drawn where there are more: trees take a while
     seed: int = 1,
 ) -> pd.Series:           # feature -> minutes, largest first; what makes no difference is left out
     "By how many minutes the RMSE grows when a feature is shuffled."

@@ -19,7 +19,8 @@ _MOST_LEAVES, _MOST_TREES = 4096, 20_000
 
 def _numbers(fields: dict[str, str], name: str, count: int) -> np.ndarray:
     values = np.array(fields[name].split(), dtype="float64")
-    if len(values) != count or not np.isfinite(values).all():
+    proper = ~np.isnan(values) if name == "threshold" else np.isfinite(values)  # a split of what is there from what is missing has no end
+    if len(values) != count or not proper.all():
         raise ValueError(f"{name} of a tree has {len(values)} values, or some that are no numbers")
     return values
 

@@ -9,6 +9,7 @@ __all__ = ['Report', 'training_months', 'make_report', 'read_reports', 'write_in
 import html
 import importlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -94,11 +95,12 @@ def make_report(
     for name in ours.keys() & (parameters or {}).keys():  # or the page would not be what its folder says
         raise BadParameter(f"{name} is set by the month, --window and --fleet: it cannot be given as a parameter")
     asked = runner.check_parameters(notebook, ours | dict(parameters or {}))
-    choose_rungs([asked.get("model", "seed")])
+    choose_rungs([asked.get("model", "boosted")])
     for needed in (*months, month):
         fetch(fleet, needed, source)
     folder = Path(reports) / fleet / str(month)
     environment = {"RIDE_DURATION_SOURCE": source_address(source), "RIDE_DURATION_HOME": str(home_folder().absolute())}
+    environment |= {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}  # threads that spin while they wait make a busy machine crawl
     with alone_in(folder):
         _import_meanwhile()
         done = runner.run_notebook(notebook, asked, folder / "train.failed.ipynb", timeout, environment)

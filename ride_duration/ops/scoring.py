@@ -24,7 +24,7 @@ from ..files import replacing
 from ..model.bundle import RideModel
 from ..model.features import read_rides, ride_flags
 from ..model.ladder import METERED
-from ..model.metrics import error_measures, interval_measures
+from ..model.metrics import error_measures
 
 # %% ../../nbs/ops/29_scoring.ipynb #fdf0062e
 def score_batch(
@@ -51,7 +51,8 @@ def _scored_batches(model: RideModel, path: Path, fleet: str, month: Month, seen
     _, batches = clean_batches(path, fleet, month, columns)
     for part, account in batches:
         scored = score_batch(model, pd.DataFrame(part))
-        seen.append((account, *(scored[name].to_numpy() for name in ("duration", "minutes", "low", "high"))))
+        actual, minutes, low, high = (scored[name].to_numpy() for name in ("duration", "minutes", "low", "high"))
+        seen.append((account, minutes - actual, (low <= actual) & (actual <= high), high - low))
         yield pa.Table.from_pandas(scored, preserve_index=False)
 
 
@@ -77,5 +78,6 @@ def score_month(
         account = sum((counted for counted, *_ in seen), Account(0))
         if not account.kept:
             raise NoCleanTrips(f"{fleet} {month}: none of {account.rows:,} rows is a clean trip ({account}): choose another month")
-    actual, minutes, low, high = (np.concatenate(values) for values in list(zip(*seen, strict=True))[1:])
-    return Scored(Path(out), account, error_measures(actual, minutes) | interval_measures(actual, low, high))
+    errors, inside, width = (np.concatenate(values) for values in list(zip(*seen, strict=True))[1:])
+    ranges = {"coverage": float(inside.mean()), "width": float(width.mean())}
+    return Scored(Path(out), account, error_measures(np.zeros(len(errors)), errors) | ranges)
