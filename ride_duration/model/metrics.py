@@ -273,8 +273,9 @@ def gains_by(
 def _as_read(model: object, trips: pd.DataFrame) -> tuple[pd.DataFrame, Callable[[pd.DataFrame], np.ndarray]]:
     "What a model reads of the trips, a column a feature, and how it answers from that."
     if hasattr(model, "matrix"):
-        features = pd.DataFrame(model.matrix(read_rides(trips, model.regime)), columns=model.features_)
-        return features, lambda features: model.minutes(features.to_numpy())
+        rides = read_rides(trips, model.regime)
+        features = pd.DataFrame(model.matrix(rides), columns=model.features_)
+        return features, lambda features: model.minutes(model.usual(features.to_numpy()), rides)
     return trips[[name for name in KNOWN if name in trips and name not in ("duration", "dropoff_at")]], model.predict
 
 
