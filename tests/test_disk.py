@@ -233,7 +233,7 @@ def test_a_read_only_disk_cannot_take_a_report(on_disk: Callable) -> None:
     started = time.monotonic()
     done = on_disk("""
         mount -t tmpfs -o ro none "$disk"
-        ride_duration report 2023-02 --fleet demo --reports "$disk"
+        ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk"
     """)
     assert done.returncode == errors.CannotWrite.exit_code, done.stderr
     assert "read-only file system" in _one_line(done.stderr)
@@ -250,7 +250,7 @@ def test_a_report_on_a_disk_made_read_only_stays(on_disk: Callable, notes: Path)
         echo old > "$disk/demo/2023-02/train.html"
         mount -o remount,ro "$disk"
         listing before
-        code=0; ride_duration report 2023-02 --fleet demo --reports "$disk" || code=$?
+        code=0; ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk" || code=$?
         listing after
         exit $code
     """)
@@ -297,10 +297,10 @@ def test_a_disk_filled_since_the_last_report_leaves_that_report(on_disk: Callabl
     """There is room for the first of the new files, so that a report of old and new parts would be possible."""
     done = on_disk("""
         mount -t tmpfs -o size=2m none "$disk"
-        ride_duration report 2023-02 --fleet demo --reports "$disk" > "$notes/first"
+        ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk" > "$notes/first"
         listing before
         fill_but 32768
-        code=0; ride_duration report 2023-02 --fleet demo --reports "$disk" || code=$?
+        code=0; ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk" || code=$?
         listing after
         exit $code
     """)
@@ -312,7 +312,7 @@ def test_a_disk_filled_since_the_last_report_leaves_that_report(on_disk: Callabl
 
 
 def _report(reports: Path) -> subprocess.Popen:
-    command = [*COMMAND, "report", "2023-02", "--fleet", "demo", "--reports", str(reports)]
+    command = [*COMMAND, "report", "2023-02", "--fleet", "demo", "--reports", str(reports), "-p", "models=mean,seed", "-p", "model=seed"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -323,12 +323,12 @@ def test_two_reports_at_once_do_not_mix(tmp_path: Path) -> None:
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     second = _report(reports)
-    output, complaint = second.communicate(timeout=60)
+    output, complaint = second.communicate(timeout=120)
     assert first.poll() is None, "the first was done before the second began: nothing was shown"
     assert second.returncode == errors.FolderBusy.exit_code == 32
     assert "another run is writing" in _one_line(complaint)
     assert output == ""
-    output, complaint = first.communicate(timeout=60)
+    output, complaint = first.communicate(timeout=120)
     assert first.returncode == 0, complaint
     assert output.splitlines()[-1] == str(reports / "demo" / "2023-02" / "train.html")
     assert sorted(str(path.relative_to(reports)) for path in reports.rglob("*") if path.is_file()) == REPORT_FILES

@@ -33,7 +33,7 @@ def test_runs_on_real_months(notebook: Path, mirror: Path):
 def run_notebook(notebook: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
     command = [TOOLS / "nbdev_test", "--path", notebook, "--n_workers", "0", *options]
     environment = {**os.environ, "MPLBACKEND": "agg", **environment}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_cleaning_and_exporting_change_nothing(tmp_path: Path):

@@ -30,6 +30,6 @@ def test_the_wheel_makes_a_report_from_anywhere(tmp_path: Path):
     elsewhere.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     tool = [tmp_path / "empty" / "bin" / "ride-duration", "report", "2023-02", "--fleet", "demo"]
-    done = subprocess.run(tool, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(tool, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "reports" / "demo" / "2023-02" / "train.html").exists()

@@ -50,11 +50,13 @@ LADDER = {
 
 # %% ../../nbs/model/08_ladder.ipynb #b6f6cb32
 def choose_rungs(
-    names: str | Iterable[str] | None = None,  # `seed,course`, or a list; all where nothing is said
+    names: str | Iterable[str] | None = None,  # `seed,course`, or a list; `all` where nothing is said
 ) -> list[Rung]:  # in the ladder's order
     "The rungs to train, or `BadParameter` naming those there are."
     asked = names.split(",") if isinstance(names, str) else list(names or [])
     asked = {name.strip() for name in asked if name.strip()}
+    if asked == {"all"}:
+        return list(LADDER.values())
     unknown = sorted(asked - set(LADDER)) or (["''"] if names is not None and not asked else [])
     if unknown:
         raise BadParameter(f"no model is called {', '.join(unknown)}: choose from {', '.join(LADDER)}")

@@ -95,7 +95,8 @@ def make_report(
     for name in ours.keys() & (parameters or {}).keys():  # or the page would not be what its folder says
         raise BadParameter(f"{name} is set by the month, --window and --fleet: it cannot be given as a parameter")
     asked = runner.check_parameters(notebook, ours | dict(parameters or {}))
-    choose_rungs([asked.get("model", "boosted")])
+    if asked.get("model", "boosted") not in {rung.name for rung in choose_rungs(asked.get("models", "all"))}:
+        raise BadParameter(f"the report is about {asked.get('model', 'boosted')}, which is not among the models to train: choose from {', '.join(LADDER)}, and name it in both model and models")
     for needed in (*months, month):
         fetch(fleet, needed, source)
     folder = Path(reports) / fleet / str(month)
