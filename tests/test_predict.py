@@ -1,0 +1,98 @@
+"""Answers by the command line: one ride and a month, from models that training has kept."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ride_duration.model.bundle import load_bundle
+
+QUICK = ("--fleet", "demo")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    "A home folder in which both boosted models of the demo city are kept."
+    import os
+    import subprocess
+    import sys
+
+    home = tmp_path_factory.mktemp("kept")
+    settings = home / "quick.json"
+    settings.write_text(json.dumps({"trees": 40}))
+    command = [sys.executable, "-c", PROGRAM, str(settings)]
+    done = subprocess.run(command, env={**os.environ, "RIDE_DURATION_HOME": str(home)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+PROGRAM = """
+import json, sys
+from ride_duration import train
+from ride_duration.ops.kept import keep_model
+candidate = train("2023-01", "2023-02", "demo", models="boosted,boosted_metered", settings=json.load(open(sys.argv[1])))
+for name in candidate.models:
+    keep_model(candidate, name)
+"""
+
+
+@pytest.fixture
+def ask(run, home):
+    import os
+
+    return lambda *words: run(*words, env={**os.environ, "RIDE_DURATION_HOME": str(home)})
+
+
+def bundle(home: Path, regime: str):
+    shelf = home / "bundles" / "demo" / regime
+    return load_bundle(shelf / (shelf / "newest").read_text().strip())
+
+
+@pytest.mark.parametrize("miles", [None, 3.5])
+def test_a_ride_is_answered_as_in_a_frame(ask, home, miles):
+    words = ("predict", "--from", "7", "--to", "12", "--at", "2023-02-01 08:30", *QUICK, "--json")
+    found = json.loads(ask(*words, *(["--miles", str(miles)] if miles else [])).stdout)
+    trips = pd.DataFrame({"pickup_at": [pd.Timestamp("2023-02-01 08:30")], "PULocationID": [7], "DOLocationID": [12], "trip_distance": [miles]})
+    model = bundle(home, "metered" if miles else "booking")
+    assert found["minutes"] == model.predict(trips)[0]
+    assert [found["low"], found["high"]] == model.predict_interval(trips)[0].tolist()
+
+
+def test_a_ride_in_words(ask, home):
+    name = bundle(home, "booking").zones.Zone[7]
+    done = ask("predict", "--from", name.upper(), "--to", "264", "--at", "2023-07-04 08:30", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "minutes; four such rides in five" in done.stdout and "holiday" in done.stdout and "guess" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--from", "Atlantis", "--to", "12"), 14, "no zone is called"),
+        (("--from", "7", "--to", "900"), 14, "there is no zone 900"),
+        (("--from", "7", "--to", "12", "--at", "soon"), 13, "is not a time"),
+        (("--from", "7", "--to", "12", "--fleet", "green"), 26, "ride-duration train"),
+        (("--from", "7", "--to", "12", "--bundle", "nowhere"), 26, "holds no model"),
+        (("--from", "7", "--to", "12", "--miles", "-1"), 2, "--miles"),
+    ],
+)
+def test_mistakes_are_one_line(ask, words, code, says):
+    done = ask("predict", *(() if "--fleet" in words else QUICK), *words)
+    assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr
+    assert code == 2 or len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_month_is_scored_and_scored_again(ask, tmp_path):
+    words = ("score", "2023-02", "--out", str(tmp_path / "deep" / "scored.parquet"), *QUICK, "--json")
+    first = json.loads(ask(*words).stdout)
+    content = Path(first["file"]).read_bytes()
+    assert len(pd.read_parquet(first["file"])) == first["clean_rows"]
+    assert json.loads(ask(*words).stdout) == first and Path(first["file"]).read_bytes() == content
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["scored.parquet"]
+
+
+def test_a_month_that_is_not_there_leaves_the_old_file(ask, tmp_path):
+    (tmp_path / "scored.parquet").write_text("good")
+    done = ask("score", "2023-13", "--out", "scored.parquet", *QUICK)
+    assert done.returncode == 11 and (tmp_path / "scored.parquet").read_text() == "good"
