@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Fleet', 'Source', 'Months', 'Json', 'AllPickups', 'AllowOverlap', 'Bundle', 'fetch', 'train', 'report',
-           'predict', 'score', 'main']
+           'predict', 'score', 'tune', 'main']
 
 # %% ../nbs/50_cli.ipynb #fb9f1c78
 import errno
@@ -323,6 +323,47 @@ def score(
     else:
         print(f"{scored.path}: {scored.account.kept:,} trips{note}; {scored.account}")
         print(f"RMSE {found['rmse']:.3f} minutes, {found['coverage']:.1%} inside their ranges of {found['width']:.1f} minutes on the mean")
+
+# %% ../nbs/50_cli.ipynb #fddabca7
+@contextmanager
+def _searching(trials: int) -> Iterator[Callable]:  # told how many settings were tried: a bar on a terminal, a line now and then elsewhere
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        yield lambda done, of, best: print(f"{done} of {of} tried, best RMSE {best:.4f} minutes", file=sys.stderr)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=_console(stderr=True), transient=True) as bars:
+        task = bars.add_task("searching", total=trials)
+        yield lambda done, of, best: bars.update(task, completed=done, total=of, description=f"best RMSE {best:.4f} minutes")
+
+
+@app.command()
+def tune(
+    train: Annotated[str, typer.Option("--train", help="Months to search on: settings are judged on their own last days, never on another month.")],
+    fleet: Fleet = "green",
+    source: Source = None,
+    metered: Annotated[bool, typer.Option("--metered", help="Search for the model that is told the length of the way.")] = False,
+    trials: Annotated[int, typer.Option(help="Settings to try at most, the defaults among them.", min=1)] = 50,
+    budget: Annotated[float | None, typer.Option(help="Seconds to search at most.", min=1, show_default="no limit")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to keep the settings in, for `train --parameters`.", show_default="none")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search settings of the boosted model inside the training months; the defaults stay where nothing beats them."""
+    from ride_duration.ops.tuning import tune as search
+
+    with _fetching(source) as get, _searching(trials) as progress:
+        tuned = search(train, fleet, "metered" if metered else "booking", source, trials, budget, fetch=get, progress=progress)
+    if out:
+        tuned.to_file(out)
+    if as_json:
+        print(json.dumps(tuned.summary(), indent=1))
+        return
+    print(tuned)
+    for name, value in tuned.parameters.items():
+        print(f"  {name} {value:g}")
+    if out:
+        print(f"kept in {out}: ride-duration train --parameters {out}")
 
 # %% ../nbs/50_cli.ipynb #43b491f7
 @contextmanager
