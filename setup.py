@@ -30,6 +30,7 @@ setup(
     install_requires=settings["requirements"].split(),
     extras_require={
         "s3": settings["s3_requirements"].split(),
+        "tune": settings["tune_requirements"].split(),
         "dev": settings["dev_requirements"].split(),
     },
     entry_points={

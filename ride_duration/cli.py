@@ -156,12 +156,17 @@ def _show_scores(summary: dict) -> None:  # the ladder as a table
     _console().print(table)
 
 
-def _settings(parameters: Path | None) -> dict:
+def _settings(parameters: Path | None, val: str) -> dict:  # refused where they were searched on the month to be judged on, or later ones
     if parameters is None:
         return {}
+    from ride_duration.data.month import parse_month, parse_months, require_order
     from ride_duration.ops.tuning import read_parameters
 
-    return read_parameters(parameters)
+    settings = read_parameters(parameters)
+    searched = json.loads(parameters.read_text()).get("found", {}).get("train")
+    if searched:
+        require_order(parse_months(searched), parse_month(val))
+    return settings
 
 
 def _keep(candidate: object) -> dict[str, Path]:  # boosted model -> its bundle
@@ -191,7 +196,7 @@ def train(
     from ride_duration.ops.training import train as run
 
     with _fetching(source) as get:
-        candidate = run(train, val, fleet, source, models, all_pickups, allow_overlap, fetch=get, settings=_settings(parameters))
+        candidate = run(train, val, fleet, source, models, all_pickups, allow_overlap, fetch=get, settings=_settings(parameters, val))
     kept = _keep(candidate)
     if as_json:
         print(json.dumps(candidate.summary() | ({"bundles": {name: str(folder) for name, folder in kept.items()}} if kept else {}), indent=1))
@@ -350,10 +355,14 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search settings of the boosted model inside the training months; the defaults stay where nothing beats them."""
+    from ride_duration.data.month import parse_fleet, parse_months
     from ride_duration.ops.tuning import tune as search
 
-    with _fetching(source) as get, _searching(trials) as progress:
-        tuned = search(train, fleet, "metered" if metered else "booking", source, trials, budget, fetch=get, progress=progress)
+    with _fetching(source) as get:  # its bars are gone before the next begin: a terminal shows one display at a time
+        for month in parse_months(train):
+            get(parse_fleet(fleet), month)
+    with _searching(trials) as progress:
+        tuned = search(train, fleet, "metered" if metered else "booking", source, trials, budget, progress=progress)
     if out:
         tuned.to_file(out)
     if as_json:
