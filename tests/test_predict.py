@@ -96,3 +96,14 @@ def test_a_month_that_is_not_there_leaves_the_old_file(ask, tmp_path):
     (tmp_path / "scored.parquet").write_text("good")
     done = ask("score", "2023-13", "--out", "scored.parquet", *QUICK)
     assert done.returncode == 11 and (tmp_path / "scored.parquet").read_text() == "good"
+
+
+def test_settings_searched_on_the_month_to_be_judged_on_are_refused(run, tmp_path):
+    (tmp_path / "tuned.json").write_text(json.dumps({"parameters": {"trees": 20}, "found": {"train": ["2023-02"]}}))
+    words = ("train", "--train", "2023-01", *QUICK, "--models", "boosted", "--parameters", "tuned.json", "--json")
+    done = run(*words, "--val", "2023-02")
+    assert done.returncode == 12 and "2023-02 is not before" in done.stderr
+    done = run(*words, "--val", "2023-03")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert Path(tmp_path / found["bundles"]["boosted"] / "manifest.json").is_file()

@@ -200,7 +200,7 @@ def save_bundle(
 
 # %% ../../nbs/model/16_bundle.ipynb #7721af10
 def _zones(content: bytes) -> pd.DataFrame:
-    zones = pd.read_csv(io.BytesIO(content), index_col="LocationID", keep_default_na=False, na_values={"x": [""], "y": [""]}, float_precision="round_trip")
+    zones = pd.read_csv(io.BytesIO(content), index_col="LocationID", keep_default_na=False, na_values={"x": [""], "y": [""]})
     if list(zones) != ["Zone", "Borough", "x", "y"] or zones.index.tolist() != list(range(1, SIDE)):
         raise ValueError("zones.csv is not a table of the zones")
     return zones.astype({"x": "float64", "y": "float64"}).rename_axis(None)
