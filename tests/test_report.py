@@ -104,7 +104,7 @@ def test_a_window_of_months(run, tmp_path):
 def test_real_months(run, mirror, tmp_path):
     done = run("report", "2023-02", "--fleet", "green", "--source", mirror)
     page = (tmp_path / "reports" / "green" / "2023-02" / "train.html").read_text()
-    assert done.returncode == 0 and "JFK Airport" in page and "Synthetic" not in page
+    assert done.returncode == 0 and "Manhattan → Manhattan" in page and "Synthetic" not in page
     assert str(mirror) not in page
 
 

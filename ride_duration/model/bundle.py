@@ -6,10 +6,13 @@
 __all__ = ['FORMAT', 'MANIFEST', 'RideModel', 'one_ride', 'Lesson', 'keep_lesson', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/model/16_bundle.ipynb #22150783
+import csv
 import hashlib
 import io
 import json
+import math
 import platform
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +28,11 @@ from .. import __version__
 from ..errors import BrokenBundle, CannotWrite, NoModel
 from ..files import write_file
 from .features import PLACE, Rides, believable_miles, choose_features, ride_flags
+from .boosted import LONGEST_RIDE
 from .intervals import LEVEL, RangedBoosted
 from .ladder import BOOKING, METERED
 from .pairs import PAIRS, SIDE
-from .profile import profile_trips
+from .profile import MILE_EDGES, MINUTE_EDGES, profile_trips
 from .trees import check_trees
 
 # %% ../../nbs/model/16_bundle.ipynb #0500d57e
@@ -44,6 +48,8 @@ def _read(folder: Path, name: str) -> bytes:
     "A file of the bundle, if it is there and not larger than it can be."
     path = folder / name
     try:
+        if not path.is_file():  # a pipe would be waited for, a device has no end
+            raise FileNotFoundError(name)
         with open(path, "rb") as file:
             content = file.read(_LARGEST[name] + 1)
     except OSError as error:
@@ -53,27 +59,41 @@ def _read(folder: Path, name: str) -> bytes:
     return content
 
 
-def _arrays(content: bytes, expected: Mapping[str, tuple] | None = None) -> dict[str, np.ndarray]:
-    "The arrays of an npz file, without pickle; `expected`: name -> shape and type."
+def _check_archive(content: bytes, names: list[str]) -> None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(member.file_size for member in archive.infolist()) > 100_000_000:
-            raise ValueError("more than 100 MB unpacked")
+        members = archive.infolist()
+    if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in names):
+        raise ValueError(f"other arrays than {', '.join(names)}")
+    if sum(member.file_size for member in members) > 100_000_000 or any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("more than 100 MB unpacked, or packed in a way numpy does not")
+
+
+def _arrays(content: bytes, expected: Mapping[str, tuple]) -> dict[str, np.ndarray]:
+    "The arrays of an npz file, without pickle; `expected`: name -> type, and sides: a length, or a word for one that several share."
+    _check_archive(content, list(expected))
     with np.load(io.BytesIO(content), allow_pickle=False) as packed:
-        arrays = {name: packed[name] for name in packed.files}
-    for name, (shape, kind) in (expected or {}).items():
-        if arrays[name].shape != shape or arrays[name].dtype != kind:
-            raise ValueError(f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}")
+        arrays = {name: packed[name] for name in expected}
+    lengths: dict[str, int] = {}
+    for name, (kind, *sides) in expected.items():
+        shape = arrays[name].shape
+        wanted = tuple(lengths.setdefault(side, length) if isinstance(side, str) else side for side, length in zip(sides, shape, strict=False))
+        if len(shape) != len(sides) or shape != wanted or arrays[name].dtype != kind:
+            raise ValueError(f"{name} has shape {shape} and type {arrays[name].dtype}")
     return arrays
 
 # %% ../../nbs/model/16_bundle.ipynb #fad341a5
+def _printable(value: object, most: int) -> str:  # a stranger's words, on one line
+    return "".join(letter if letter.isprintable() else " " for letter in str(value)[:most])
+
+
 def _files(folder: Path) -> tuple[dict, dict[str, bytes]]:
     "The manifest, and the files as it promises them."
     if not (folder / MANIFEST).is_file():
         raise NoModel(f"{folder} holds no model (no {MANIFEST}): name a folder that `ride-duration train` wrote")
     manifest = json.loads(_read(folder, MANIFEST))
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise BrokenBundle(f"{folder} is a bundle of format {str(found)[:20]}, and this version reads format {FORMAT}: train anew, or use the version that wrote it")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if type(found) is not int or found != FORMAT:  # True and 1.0 are not 1 here
+        raise BrokenBundle(f"{folder} is a bundle of format {_printable(found, 20)}, and this version reads format {FORMAT}: train anew, or use the version that wrote it")
     files = {name: _read(folder, name) for name in _LARGEST if name != MANIFEST}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
@@ -158,6 +178,10 @@ def _golden(model: RangedBoosted, chosen: pd.DataFrame) -> list[dict]:
     return [{"ride": list(ride), "answer": [float(value[0]) for value in answer]} for ride, answer in zip(rides, answers, strict=True)]
 
 
+def _declared(regime: str, names: list[str]) -> list[dict[str, str]]:  # a model's features as a manifest names them
+    return [{"name": feature.name, "known": feature.known} for feature in choose_features(regime, names)]
+
+
 def _contents(model: RangedBoosted, profile: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     def packed(**arrays: np.ndarray) -> bytes:
         file = io.BytesIO()
@@ -182,7 +206,7 @@ def save_bundle(
     files = _contents(model, lesson.profile)
     manifest = {
         "format": FORMAT, "regime": model.regime, **about,
-        "features": [{"name": feature.name, "known": feature.known} for feature in choose_features(model.regime, model.features_)],
+        "features": _declared(model.regime, model.features_),
         "level": LEVEL, "margin": model.margin_, "season": model.season and list(model.season),
         "golden": _golden(model, lesson.few),
         "versions": {"ride-duration": __version__, "python": platform.python_version()}
@@ -199,38 +223,75 @@ def save_bundle(
     return folder
 
 # %% ../../nbs/model/16_bundle.ipynb #7721af10
+_FAR = 1000.0  # miles; no zone is further from where places are measured
+
+
 def _zones(content: bytes) -> pd.DataFrame:
-    zones = pd.read_csv(io.BytesIO(content), index_col="LocationID", keep_default_na=False, na_values={"x": [""], "y": [""]})
-    if list(zones) != ["Zone", "Borough", "x", "y"] or zones.index.tolist() != list(range(1, SIDE)):
+    head, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+    if head != ["LocationID", "Zone", "Borough", "x", "y"] or [row[0] for row in rows] != [str(number) for number in range(1, SIDE)]:
         raise ValueError("zones.csv is not a table of the zones")
-    return zones.astype({"x": "float64", "y": "float64"}).rename_axis(None)
+    _, names, boroughs, *places = zip(*rows, strict=True)
+    x, y = (np.array([float(value or "nan") for value in values]) for values in places)
+    if not (np.isnan(x) | (np.abs(x) < _FAR)).all() or not (np.isnan(y) | (np.abs(y) < _FAR)).all():
+        raise ValueError("a zone out of this world")
+    return pd.DataFrame({"Zone": names, "Borough": boroughs, "x": x, "y": y}, index=range(1, SIDE)).set_axis(np.arange(1, SIDE))
+
+
+def _number(value: object, least: float, most: float) -> float:
+    if type(value) not in (int, float) or not least <= value <= most:  # neither a text nor True is a number
+        raise ValueError(f"{_printable(value, 20)} where a number from {least} to {most} belongs")
+    return float(value)
+
+
+_PROFILE = {  # see `profile.profile_trips`
+    "rides": ("int64", 1), "days": ("int64", "days"), "by_day": ("int64", "days"), "by_week": ("int64", 7, 24),
+    "pairs": ("int32", "pairs"), "by_pair": ("int32", "pairs"),
+    "minutes": ("int64", len(MINUTE_EDGES) - 1), "minute_edges": ("float64", len(MINUTE_EDGES)),
+    "miles": ("int64", len(MILE_EDGES) - 1), "mile_edges": ("float64", len(MILE_EDGES)), "no_miles": ("int64", 1),
+}  # fmt: skip
+
+
+def _profile(content: bytes) -> dict[str, np.ndarray]:
+    found = _arrays(content, _PROFILE)
+    counts = (found[name] for name in ("rides", "by_day", "by_week", "pairs", "by_pair", "minutes", "miles", "no_miles"))
+    edges = (found["minute_edges"] == MINUTE_EDGES).all() and (found["mile_edges"] == MILE_EDGES).all()
+    if not edges or any((values < 0).any() for values in counts) or (found["pairs"] >= PAIRS).any():
+        raise ValueError("a profile of what cannot be")
+    return found
 
 
 def _assemble(manifest: Mapping, files: Mapping[str, bytes]) -> RangedBoosted:
     names, regime = [feature["name"] for feature in manifest["features"]], manifest["regime"]
     if regime not in (BOOKING, METERED) or manifest["level"] != LEVEL:
         raise ValueError("an unknown regime or level")
-    if [feature.name for feature in choose_features(regime, names)] != names:
-        raise ValueError("features in an unknown order")
+    if not names or _declared(regime, names) != manifest["features"]:
+        raise ValueError("features that are not known, or not when it says, or none")
     season = manifest["season"]
-    if season is not None and (len(season) != 12 or not all(0.5 < float(factor) < 2 for factor in season)):
-        raise ValueError("a season that cannot be")
-    model = RangedBoosted(_zones(files["zones.csv"]), regime, names, season and tuple(map(float, season)))
-    model.features_, model.margin_ = names, float(manifest["margin"])
-    model.places_ = _arrays(files["places.npz"], {"places": ((PAIRS, len(PLACE)), np.dtype("float32"))})["places"]
+    if season is not None and (type(season) is not list or len(season) != 12):
+        raise ValueError("a season that is not a list of twelve factors")
+    season = season and tuple(_number(factor, 0.5, 2) for factor in season)
+    model = RangedBoosted(_zones(files["zones.csv"]), regime, names, season)
+    model.features_, model.margin_ = names, _number(manifest["margin"], -LONGEST_RIDE, LONGEST_RIDE)
+    model.places_ = _arrays(files["places.npz"], {"places": ("float32", PAIRS, len(PLACE))})["places"]
     texts = {name: check_trees(files[name], len(names) + (name != "trees.txt")) for name in ("trees.txt", "low.txt", "high.txt")}
     model.booster_, *bounds = (lgb.Booster(model_str=text) for text in texts.values())
     model.bounds_ = tuple(bounds)
     return model
 
 
+_TIME_OF_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{5,8}(?:\.[0-9]{1,6})?")
+
+
 def _check_golden(model: RangedBoosted, golden: list[Mapping]) -> None:
-    if not 0 < len(golden) <= 1000:
+    if type(golden) is not list or not 0 < len(golden) <= 1000:
         raise ValueError("no golden trips")
     for trip in golden:
-        pickup, dropoff, at, miles = trip["ride"]
-        found = model.answer(one_ride(int(pickup), int(dropoff), np.datetime64(at), float(miles), model.regime))
-        if not np.allclose([value[0] for value in found], trip["answer"], rtol=0, atol=1e-9):
+        (pickup, dropoff, at, miles), answer = trip["ride"], trip["answer"]
+        kinds = [type(value) for value in (pickup, dropoff, at, miles, *answer)]
+        if kinds != [int, int, str, float, *[float] * 3] or not math.isfinite(miles) or not _TIME_OF_DAY.fullmatch(at):
+            raise ValueError("golden trips of another form")
+        found = model.answer(one_ride(pickup, dropoff, np.datetime64(at), miles, model.regime))
+        if not np.allclose([value[0] for value in found], answer, rtol=0, atol=1e-9):
             raise ValueError(f"golden trip {trip['ride']} is answered otherwise here")
 
 
@@ -243,9 +304,8 @@ def load_bundle(
         manifest, files = _files(folder)
         ranged = _assemble(manifest, files)
         _check_golden(ranged, manifest["golden"])
-        return RideModel(ranged, manifest, _arrays(files["profile.npz"]))
+        return RideModel(ranged, manifest, _profile(files["profile.npz"]))
     except (NoModel, BrokenBundle):
         raise
     except Exception as error:  # whatever a stranger's data can make a library raise
-        said = " ".join(str(error).split())[:200]
-        raise BrokenBundle(f"{folder} is not a sound bundle ({type(error).__name__}: {said}): copy the whole folder again, or train anew") from error
+        raise BrokenBundle(f"{folder} is not a sound bundle ({type(error).__name__}: {_printable(error, 150)}): copy the whole folder again, or train anew") from error

@@ -14,14 +14,18 @@ import numpy as np
 _LISTS = {"split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child",
           "leaf_value", "leaf_weight", "leaf_count", "internal_value", "internal_weight", "internal_count"}  # fmt: skip
 _SINGLE = {"Tree", "num_leaves", "num_cat", "is_linear", "shrinkage"}
-_MOST_LEAVES, _MOST_TREES = 4096, 20_000
+_WHOLE = {"split_feature", "decision_type", "left_child", "right_child", "leaf_count", "internal_count"}
+_MOST_LEAVES, _MOST_TREES, _MOST_MINUTES = 4096, 20_000, 1e6
+_WHOLE_NUMBERS = re.compile(r"-?[0-9]{1,9}(?: -?[0-9]{1,9})*")
+_NUMBERS = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?: -?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)*")
 
 
 def _numbers(fields: dict[str, str], name: str, count: int) -> np.ndarray:
-    values = np.array(fields[name].split(), dtype="float64")
-    proper = ~np.isnan(values) if name == "threshold" else np.isfinite(values)  # a split of what is there from what is missing has no end
-    if len(values) != count or not proper.all():
-        raise ValueError(f"{name} of a tree has {len(values)} values, or some that are no numbers")
+    spelling = _WHOLE_NUMBERS if name in _WHOLE else _NUMBERS  # as LightGBM writes them: what Python also reads, LightGBM may read otherwise
+    text = fields[name] if name != "threshold" else re.sub(r"(?<![^ ])inf(?![^ ])", "0", fields[name])  # a split of what is there from what is missing
+    values = np.array(text.split(" ") if spelling.fullmatch(text) else [], dtype="float64")
+    if len(values) != count or not np.isfinite(values).all():
+        raise ValueError(f"{name} of a tree is not {count} plain numbers")
     return values
 
 
@@ -29,17 +33,26 @@ def _check_tree(lines: list[str], features: int) -> None:
     fields = dict(line.split("=", 1) for line in lines)
     if len(fields) != len(lines) or set(fields) - _LISTS - _SINGLE or fields["num_cat"] != "0" or fields["is_linear"] != "0":
         raise ValueError("a tree of a kind this library does not write")
-    leaves = int(fields["num_leaves"])
-    if not 1 <= leaves <= _MOST_LEAVES:
-        raise ValueError("a tree with too many leaves, or none")
-    _numbers(fields, "leaf_value", leaves)
+    if not all(re.fullmatch(r"[0-9 .e+inf-]*" if name == "threshold" else r"[0-9 .e+-]*", value) for name, value in fields.items()):
+        raise ValueError("a tree with other things than numbers in it")
+    leaves = _whole(fields["num_leaves"])
+    if not 1 <= leaves <= _MOST_LEAVES or np.abs(_numbers(fields, "leaf_value", leaves)).max() > _MOST_MINUTES:
+        raise ValueError("a tree with too many leaves or none, or an answer beyond reason")
     if leaves > 1:
+        for name in _LISTS & set(fields):
+            _numbers(fields, name, leaves if name.startswith("leaf_") else leaves - 1)
         _check_splits(fields, leaves - 1, features)
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f"{text[:20]} is not a whole number")
+    return int(text)
 
 
 def _check_splits(fields: dict[str, str], splits: int, features: int) -> None:
     used, kinds = _numbers(fields, "split_feature", splits), _numbers(fields, "decision_type", splits)
-    _numbers(fields, "threshold", splits)
+    _numbers(fields, "threshold", splits)  # must be there
     children = np.concatenate([_numbers(fields, "left_child", splits), _numbers(fields, "right_child", splits)])
     own = np.tile(np.arange(splits), 2)
     once = np.sort(children).tolist() == [*range(-splits - 1, 0), *range(1, splits)]  # -1 is the first leaf
@@ -58,16 +71,19 @@ def check_trees(
 ) -> str:            # the text, without what LightGBM only remarks
     "LightGBM's text, if it is a plain regression that cannot lead outside itself; raises `ValueError` otherwise."
     text = content.decode("ascii").split("\nend of trees\n")[0]
-    head, *trees = re.split(r"\n(?=Tree=\d+\n)", text)
-    header = dict(line.partition("=")[::2] for line in head.strip().splitlines())
-    plain = header["num_class"] == header["num_tree_per_iteration"] == "1" and set(header) == _HEADER and header["version"] == "v4"
+    if not re.fullmatch(r"[\n -~]*", text):
+        raise ValueError("characters that LightGBM does not write")
+    head, *trees = re.split(r"\n(?=Tree=[0-9]+\n)", text)
+    lines = head.strip("\n").split("\n")
+    header = dict(line.partition("=")[::2] for line in lines)
+    plain = header["num_class"] == header["num_tree_per_iteration"] == "1" and sorted(_HEADER) == sorted(line.partition("=")[0] for line in lines) and header["version"] == "v4"
     regression = header["objective"] in ("regression", "quantile")
-    if not plain or not regression or int(header["max_feature_idx"]) != features - 1:
+    if not plain or not regression or _whole(header["max_feature_idx"]) != features - 1:
         raise ValueError("not a plain regression over this model's features")
     if not 1 <= len(trees) <= _MOST_TREES or len(header["feature_names"].split()) != features or len(header["feature_infos"].split()) != features:
         raise ValueError("not as many trees or features as it says")
     for place, tree in enumerate(trees):
-        lines = tree.strip("\n").splitlines()
+        lines = tree.strip("\n").split("\n")
         if lines[0] != f"Tree={place}":
             raise ValueError("trees out of order")
         _check_tree(lines, features)
