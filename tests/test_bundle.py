@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +30,7 @@ from ride_duration.errors import BrokenBundle, NoModel
 from ride_duration.model.bundle import MANIFEST, keep_lesson, load_bundle, save_bundle
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.ladder import BOOKING, METERED
+from ride_duration.model.trees import check_trees
 
 FILES = ("trees.txt", "low.txt", "high.txt", "places.npz", "profile.npz", "zones.csv")
 TREES = FILES[:3]
@@ -539,7 +541,7 @@ HOSTILE = {
     **{f"{name} underscored": put(name, 1, "0_1") for name in (*CHILDREN, "split_feature")},
     **{f"split_feature {value}": put("split_feature", 0, value) for value in ("-1", "15", "16", "99", "2147483647", "1000000000000")},
     **{f"decision_type {value}": put("decision_type", 0, value) for value in ("1", "3", "-1", "12", "255")},
-    **{f"threshold {value}": put("threshold", 0, value) for value in ("nan", "inf", "1e999", "x", "")},
+    **{f"threshold {value}": put("threshold", 0, value) for value in ("nan", "-inf", "0.inf", "infinity", "1e999", "x", "")},
     **{f"leaf_value {value}": put("leaf_value", 0, value) for value in ("nan", "inf", "-inf", "1e999", "0x10")},
     **{f"num_leaves {value}": header("num_leaves", value) for value in ("0", "-1", "1", "2", "64", "1_0", "4096", "2147483647", "4294967297", "1e9", "")},
     **{f"{name} {value}": header(name, value) for name in ("num_cat", "is_linear") for value in ("1", "-1", "1000000", "")},
@@ -591,6 +593,16 @@ def test_trees_that_lead_outside(bundles, tmp_path, file):
     through = [name for name, answer in zip(cases, said, strict=True) if not answer.startswith("refused")]
     through = [name for name in through if not HARMLESS.fullmatch(name) and not (name == "split_feature 15" and file != "trees.txt")]  # bounds have a sixteenth feature
     assert through == []
+
+
+def test_a_split_between_known_and_unknown_is_sound():
+    "LightGBM writes it with an infinite threshold, as it does on real trips to zones without a place."
+    miles = np.repeat([np.nan, 1.0, 2.0, 3.0], 100)[:, None].astype("float32")
+    minutes = np.where(np.isnan(miles[:, 0]), 20.0, 5.0)
+    booster = lgb.train({"objective": "l2", "verbose": -1, "num_leaves": 3}, lgb.Dataset(miles, minutes), 5)
+    text = booster.model_to_string()
+    assert re.search("(?m)^threshold=.*inf", text)
+    assert lgb.Booster(model_str=check_trees(text.encode(), 1)).predict(miles).tolist() == booster.predict(miles).tolist()
 
 
 def test_trees_without_features(booking):

@@ -22,7 +22,7 @@ _NUMBERS = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?: -?[0-9]+(?:\.[
 
 def _numbers(fields: dict[str, str], name: str, count: int) -> np.ndarray:
     spelling = _WHOLE_NUMBERS if name in _WHOLE else _NUMBERS  # as LightGBM writes them: what Python also reads, LightGBM may read otherwise
-    text = fields[name] if name != "threshold" else re.sub(r"(?<![^ ])inf(?![^ ])", "0", fields[name])  # a split of what is there from what is missing
+    text = re.sub("(?<![^ ])inf(?![^ ])", "1e308", fields[name]) if name == "threshold" else fields[name]  # so it divides known from unknown
     values = np.array(text.split(" ") if spelling.fullmatch(text) else [], dtype="float64")
     if len(values) != count or not np.isfinite(values).all():
         raise ValueError(f"{name} of a tree is not {count} plain numbers")
@@ -33,7 +33,7 @@ def _check_tree(lines: list[str], features: int) -> None:
     fields = dict(line.split("=", 1) for line in lines)
     if len(fields) != len(lines) or set(fields) - _LISTS - _SINGLE or fields["num_cat"] != "0" or fields["is_linear"] != "0":
         raise ValueError("a tree of a kind this library does not write")
-    if not all(re.fullmatch(r"[0-9 .e+inf-]*" if name == "threshold" else r"[0-9 .e+-]*", value) for name, value in fields.items()):
+    if not all(re.fullmatch(r"[0-9 .einf+-]*", value) for value in fields.values()):
         raise ValueError("a tree with other things than numbers in it")
     leaves = _whole(fields["num_leaves"])
     if not 1 <= leaves <= _MOST_LEAVES or np.abs(_numbers(fields, "leaf_value", leaves)).max() > _MOST_MINUTES:
