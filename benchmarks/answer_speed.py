@@ -23,7 +23,7 @@ import pandas as pd
 
 from ride_duration.data.trips import load_trips
 from ride_duration.data.zones import zone_table
-from ride_duration.model.bundle import RideModel, load_bundle, save_bundle
+from ride_duration.model.bundle import RideModel, keep_lesson, load_bundle, save_bundle
 from ride_duration.model.features import read_rides
 from ride_duration.model.intervals import RangedBoosted
 
@@ -35,7 +35,7 @@ def fitted(folder: Path, sample: Path | None, zones: Path | None) -> tuple[RideM
     os.environ["RIDE_DURATION_HOME"] = str(folder / "home")
     trips = load_trips("yellow", "2019-01..2019-12", sample).frame if sample else load_trips("demo", "2023-01").frame
     places = zone_table("green", zones) if zones else zone_table("demo")
-    return load_bundle(save_bundle(RangedBoosted(places).fit(trips, trips["duration"].to_numpy()), folder / "model", trips, {})), trips
+    return load_bundle(save_bundle(RangedBoosted(places).fit(trips, trips["duration"].to_numpy()), folder / "model", keep_lesson(trips), {})), trips
 
 
 def one_by_one(model: RideModel, trips: pd.DataFrame) -> np.ndarray:  # milliseconds, one a ride
