@@ -6,6 +6,8 @@
 __all__ = ['SHORTEST_RIDE', 'LONGEST_RIDE', 'held_out_places', 'known_places', 'RideRows', 'Boosted', 'raw_scores']
 
 # %% ../../nbs/model/12_boosted.ipynb #180281b5
+from functools import cache
+
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
@@ -71,6 +73,12 @@ SHORTEST_RIDE, LONGEST_RIDE = 1.0, 60.0  # minutes: a clean trip lies between
 _FIXED = {"objective": "l2", "bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1}
 
 
+@cache
+def _columns_of(regime: str, names: tuple[str, ...]) -> list[int] | slice:  # asked for with every single ride
+    every = [feature.name for feature in choose_features(regime)]
+    return slice(None) if list(names) == every else [every.index(name) for name in names]
+
+
 class Boosted(RegressorMixin, BaseEstimator):
     "LightGBM over time, place and shrunken histories."
 
@@ -115,8 +123,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         return rides._replace(miles=None) if self.regime == BOOKING else rides
 
     def _columns(self) -> list[int] | slice:  # of the regime's whole matrix
-        every = [feature.name for feature in choose_features(self.regime)]
-        return slice(None) if self.features_ == every else [every.index(name) for name in self.features_]
+        return _columns_of(self.regime, tuple(self.features_))
 
     def _parameters(self) -> dict:  # in LightGBM's words
         names = ("learning_rate", "num_leaves", "min_data_in_leaf", "feature_fraction", "bagging_fraction")
@@ -143,7 +150,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         return raw_scores(self.booster_, matrix)
 
     def minutes(self, usual: np.ndarray, rides: Rides) -> np.ndarray:  # at the ride's time of the year
-        return np.clip(usual * self.factor(rides), SHORTEST_RIDE, LONGEST_RIDE)
+        return np.minimum(np.maximum(usual * self.factor(rides), SHORTEST_RIDE), LONGEST_RIDE)  # np.clip takes longer over one ride
 
 # %% ../../nbs/model/12_boosted.ipynb #ecaf63dd
 _FEW = 1000  # rides

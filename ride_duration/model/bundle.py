@@ -27,7 +27,7 @@ import pandas as pd
 from .. import __version__
 from ..errors import BrokenBundle, CannotWrite, NoModel
 from ..files import write_file
-from .features import PLACE, Rides, believable_miles, choose_features, ride_flags
+from .features import PLACE, Rides, believable_miles, choose_features, ride_flags, seen_zones
 from .boosted import LONGEST_RIDE
 from .intervals import LEVEL, RangedBoosted
 from .ladder import BOOKING, METERED
@@ -121,6 +121,10 @@ class RideModel:
     def past_rides(self) -> np.ndarray:  # by pair of zones: (PAIRS,)
         return self.ranged.rides_
 
+    @cached_property
+    def seen_zones(self) -> np.ndarray:  # by zone: (SIDE,)
+        return seen_zones(self.past_rides)
+
     def predict(self, trips: pd.DataFrame) -> np.ndarray:  # minutes, one a trip
         "How long each trip will take."
         return self.ranged.predict(trips)
@@ -139,7 +143,7 @@ class RideModel:
         "One ride, without a frame; the same bits as in one."
         rides = one_ride(pickup, dropoff, at, miles, self.regime)
         minutes, low, high = self.ranged.answer(rides)
-        flags = [name for name, holds in ride_flags(rides, self.past_rides).items() if holds[0]]
+        flags = [name for name, holds in ride_flags(rides, self.past_rides, self.seen_zones).items() if holds[0]]
         return {"minutes": float(minutes[0]), "low": float(low[0]), "high": float(high[0]), "flags": flags}
 
 

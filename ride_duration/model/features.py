@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KNOWN', 'PLACE', 'TIME', 'ROUTE', 'FEATURES', 'LONGEST', 'YEAR_2019', 'SEASON', 'UNKNOWN', 'Feature',
            'choose_features', 'Rides', 'believable_miles', 'read_rides', 'time_features', 'is_holiday', 'season_factor',
-           'place_table', 'feature_matrix', 'ride_flags']
+           'place_table', 'feature_matrix', 'seen_zones', 'ride_flags']
 
 # %% ../../nbs/model/10_features.ipynb #31465123
 from collections.abc import Iterable
@@ -205,14 +205,23 @@ def feature_matrix(
 UNKNOWN = (264, 265)  # TLC's numbers for "unknown" and "outside the city"
 
 
-def ride_flags(
-    rides: Rides,
+def seen_zones(
     past_rides: np.ndarray,  # how many there were in training, by pair: (PAIRS,)
-) -> dict[str, np.ndarray]:  # flag -> bool, one a ride
-    "`unknown_zone` (no such place, or never seen in training), `unseen_pair`, and `holiday`."
+) -> np.ndarray:             # bool (SIDE,)
+    "The zones that training knew."
     square = past_rides.reshape(SIDE, SIDE)
     seen = (square.sum(axis=1) + square.sum(axis=0)) > 0
     seen[list(UNKNOWN)] = False
+    return seen
+
+
+def ride_flags(
+    rides: Rides,
+    past_rides: np.ndarray,  # how many there were in training, by pair: (PAIRS,)
+    seen: np.ndarray | None = None,  # `seen_zones` of them, for whoever asks more than once
+) -> dict[str, np.ndarray]:  # flag -> bool, one a ride
+    "`unknown_zone` (no such place, or never seen in training), `unseen_pair`, and `holiday`."
+    seen = seen_zones(past_rides) if seen is None else seen
     pickup, dropoff = np.divmod(rides.pairs, SIDE)
     return {
         "unknown_zone": ~(seen[pickup] & seen[dropoff]),
