@@ -597,7 +597,7 @@ def test_trees_that_lead_outside(bundles, tmp_path, file):
 
 def test_a_split_between_known_and_unknown_is_sound():
     "LightGBM writes it with an infinite threshold, as it does on real trips to zones without a place."
-    miles = np.repeat([np.nan, 1.0, 2.0, 3.0], 100)[:, None].astype("float32")
+    miles = np.repeat([np.nan, -1.0, 2.0, 3.0], 100)[:, None].astype("float32")
     minutes = np.where(np.isnan(miles[:, 0]), 20.0, 5.0)
     booster = lgb.train({"objective": "l2", "verbose": -1, "num_leaves": 3}, lgb.Dataset(miles, minutes), 5)
     text = booster.model_to_string()
