@@ -379,7 +379,7 @@ def tune(
 def _short_lived() -> Iterator[None]:  # for a process that ends when the block does
     sys.modules.setdefault("rfc3987_syntax", None)
     sys.setswitchinterval(0.0005)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.set_threshold(50_000)
     try:
         yield

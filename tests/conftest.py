@@ -14,7 +14,7 @@ from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
 from ride_duration.data import source
 
 REPOSITORY = Path(__file__).parent.parent
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests run two at a time: threads that spin while they wait would slow all of them
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests run two at a time: threads that spin for long while they wait would slow all of them
 
 
 def find_mirror() -> Path | None:

@@ -101,7 +101,7 @@ def make_report(
         fetch(fleet, needed, source)
     folder = Path(reports) / fleet / str(month)
     environment = {"RIDE_DURATION_SOURCE": source_address(source), "RIDE_DURATION_HOME": str(home_folder().absolute())}
-    environment |= {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "passive"}  # threads that spin while they wait make a busy machine crawl
+    environment |= {} if "GOMP_SPINCOUNT" in os.environ else {"GOMP_SPINCOUNT": "1000"}  # see the command line's `_short_lived`
     with alone_in(folder):
         _import_meanwhile()
         done = runner.run_notebook(notebook, asked, folder / "train.failed.ipynb", timeout, environment)
