@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RideDurationError', 'UnknownFleet', 'NotAMonth', 'MonthsOverlap', 'BadParameter', 'UnknownZone', 'LeakyFeature',
            'MonthNotPublished', 'SourceUnreachable', 'UnreadableFile', 'BrokenContract', 'WrongFleet', 'NoCleanTrips',
-           'NoModel', 'BrokenBundle', 'CannotWrite', 'DiskFull', 'FolderBusy', 'CellFailed', 'KernelDied',
-           'RunTimedOut', 'RunInterrupted', 'error_kinds', 'error_from_name']
+           'NoModel', 'BrokenBundle', 'TrackingUnreachable', 'Refused', 'CannotWrite', 'DiskFull', 'FolderBusy',
+           'BrokenDatabase', 'CellFailed', 'KernelDied', 'RunTimedOut', 'OutOfMemory', 'ClusterUnreachable',
+           'RunInterrupted', 'error_kinds', 'error_from_name']
 
 # %% ../nbs/00_errors.ipynb #450582f1
 from collections.abc import Iterator
@@ -101,6 +102,18 @@ class BrokenBundle(RideDurationError):
 
     exit_code = 27
 
+
+class TrackingUnreachable(RideDurationError):
+    "MLflow did not answer, or not properly"
+
+    exit_code = 28
+
+
+class Refused(RideDurationError):
+    "the gate, a newer promotion or a stop switch does not let this model become champion"
+
+    exit_code = 29
+
 # %% ../nbs/00_errors.ipynb #89485cbf
 class CannotWrite(RideDurationError):
     "a folder that is read-only, missing or forbidden"
@@ -119,6 +132,12 @@ class FolderBusy(RideDurationError):
 
     exit_code = 32
 
+
+class BrokenDatabase(RideDurationError):
+    "a database in the home folder that is damaged, or not ours"
+
+    exit_code = 33
+
 # %% ../nbs/00_errors.ipynb #6b443d60
 class CellFailed(RideDurationError):
     "a cell of the notebook raised an error"
@@ -136,6 +155,18 @@ class RunTimedOut(RideDurationError):
     "the run took longer than --timeout"
 
     exit_code = 42
+
+
+class OutOfMemory(RideDurationError):
+    "the run needed more memory than --memory allows, or than there is"
+
+    exit_code = 43
+
+
+class ClusterUnreachable(RideDurationError):
+    "the cluster's scheduler did not answer, or has no workers"
+
+    exit_code = 44
 
 
 class RunInterrupted(RideDurationError):
