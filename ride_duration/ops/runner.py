@@ -27,8 +27,9 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 import ride_duration
-from ..errors import BadParameter, CellFailed, KernelDied, RunInterrupted, RunTimedOut, error_from_name
+from ..errors import BadParameter, CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut, error_from_name
 from ..files import remove_file, replacing
+from .memory import MemoryWatch
 
 # %% ../../nbs/ops/23_runner.ipynb #93e0250f
 def run_notebook_path(
@@ -75,6 +76,7 @@ class _OwnKernel(AsyncKernelManager):
 
     folder: str  # of the connection file and the sockets
     environment: Mapping[str, str]  # added to this process's
+    watch: MemoryWatch
 
     def __init__(self, **options):
         super().__init__(transport="ipc", connection_file=str(Path(self.folder) / "kernel.json"), **options)
@@ -85,28 +87,46 @@ class _OwnKernel(AsyncKernelManager):
 
     async def start_kernel(self, **options):
         await super().start_kernel(**options | {"env": {**os.environ, **self.environment}})
+        self.watch.begin(self.provisioner.pid)
 
 
 @contextmanager
-def _kernel_class(environment: Mapping[str, str]) -> Iterator[type[_OwnKernel]]:
+def _kernel_class(environment: Mapping[str, str], watch: MemoryWatch) -> Iterator[type[_OwnKernel]]:
     folder = tempfile.mkdtemp(prefix="run-")  # short: a socket's path has about a hundred characters
     try:
-        yield type("OwnKernel", (_OwnKernel,), {"folder": folder, "environment": environment})
+        yield type("OwnKernel", (_OwnKernel,), {"folder": folder, "environment": environment, "watch": watch})
     finally:
+        watch.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/ops/23_runner.ipynb #1a31fef9
-def _why(error: BaseException, notebook: str, timeout: float | None) -> Exception:
+_LESS = "try fewer months or a larger machine"
+
+
+def _of_a_cell(error: PapermillExecutionError, notebook: str) -> Exception:
+    if error.ename in ("MemoryError", "ArrowMemoryError", "_ArrayMemoryError"):
+        return OutOfMemory(f"{notebook}: cell {error.cell_index + 1} ran out of memory: {_LESS}")
+    line = error.source.strip().splitlines()[0] if error.source.strip() else ""
+    said = " ".join(error.evalue.split())  # one line, whatever the library wrote
+    return error_from_name(error.ename, error.evalue) or CellFailed(f"{notebook}: cell {error.cell_index + 1} ({line}) raised {error.ename}: {said}")
+
+
+def _of_a_kernel(notebook: str, watch: MemoryWatch) -> Exception:
+    if watch.exceeded:
+        return OutOfMemory(f"{notebook}: held more than the {watch.limit / 2**20:,.0f} MB it was allowed: give it more with --memory, or fewer months")
+    if watch.system_ran_out:
+        return OutOfMemory(f"{notebook}: the system ran out of memory and ended its kernel: {_LESS}")
+    return KernelDied(f"{notebook}: its kernel died: most often memory ran out, so {_LESS}")
+
+
+def _why(error: BaseException, notebook: str, timeout: float | None, watch: MemoryWatch) -> Exception:
     "What ended a run, as one of our errors; anything unforeseen as itself."
     if isinstance(error, PapermillExecutionError):
-        ours = error_from_name(error.ename, error.evalue)
-        line = error.source.strip().splitlines()[0] if error.source.strip() else ""
-        said = " ".join(error.evalue.split())  # one line, whatever the library wrote
-        return ours or CellFailed(f"{notebook}: cell {error.cell_index + 1} ({line}) raised {error.ename}: {said}")
+        return _of_a_cell(error, notebook)
     if isinstance(error, CellTimeoutError):
         return RunTimedOut(f"{notebook}: not done after {timeout:g} seconds: give it more with --timeout, or fewer months")
     if isinstance(error, DeadKernelError):
-        return KernelDied(f"{notebook}: its kernel died: most often memory ran out, so try fewer months or a larger machine")
+        return _of_a_kernel(notebook, watch)
     if isinstance(error, KeyboardInterrupt):
         return RunInterrupted(f"{notebook}: stopped before it was done; nothing was replaced")
     return error
@@ -152,13 +172,14 @@ def run_notebook(
     failed: Path,                      # where the notebook is kept as far as it came, if the run does not end well
     timeout: float | None = None,      # seconds for the whole run
     environment: Mapping[str, str] | None = None,  # added to the kernel's
+    watch: MemoryWatch | None = None,  # tells afterwards how much memory the kernel held, and sets a limit
 ) -> NotebookNode:                     # executed, without times, so that a rerun is the same byte for byte
     "Execute a notebook in a kernel of its own; raises what ended it, and keeps what was done beside."
-    typed = check_parameters(notebook, parameters)
+    typed, watch = check_parameters(notebook, parameters), watch or MemoryWatch()
     papermill.log.logger.disabled = True  # it tells of a time-out in words of its own, beside our line
     remove_file(failed)  # of an earlier run; a folder that cannot be written says so now and not after the work
     deadline = time.monotonic() + (timeout or float("inf"))
-    with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}) as kernel, _interruptible():
+    with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}, watch) as kernel, _interruptible():
         output = Path(folder) / notebook.name
         limit = (lambda cell: max(1, round(deadline - time.monotonic()))) if timeout else None
         try:
@@ -168,5 +189,5 @@ def run_notebook(
             )  # fmt: skip
         except (Exception, KeyboardInterrupt) as error:
             _keep(output, failed)
-            raise _why(error, notebook.stem, timeout) from None
+            raise _why(error, notebook.stem, timeout, watch) from None
         return _tidy(done)
