@@ -42,7 +42,8 @@ def at_once(
     threads: int,   # 0: as many as there are cores
 ) -> list[object]:  # in the order of the parts
     "Work on each part; several at a time."
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    allowed = os.environ.get("OMP_NUM_THREADS", "")  # as for LightGBM
+    with ThreadPoolExecutor(threads or (int(allowed) if allowed.isdecimal() else os.cpu_count())) as pool:
         return list(pool.map(work, parts))
 
 # %% ../../nbs/model/13_intervals.ipynb #45c1f825
