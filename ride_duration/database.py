@@ -7,6 +7,7 @@ __all__ = ['PATIENCE', 'database_error', 'database', 'all_or_nothing']
 
 # %% ../nbs/02_database.ipynb #2c368872
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -37,10 +38,23 @@ def database_error(
         return FolderBusy(f"another process keeps {path} locked: wait for it, or end it")
     return None
 
-# %% ../nbs/02_database.ipynb #ce333b2b
+# %% ../nbs/02_database.ipynb #9398c295
 PATIENCE = 30  # seconds to wait for another writer
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    "Switch to write-ahead logging, if need be after another process did."
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(0.02)
+
+# %% ../nbs/02_database.ipynb #ce333b2b
 @contextmanager
 def database(
     path: Path,   # the file; made with its folder where it does not exist
@@ -51,7 +65,8 @@ def database(
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
             connection.row_factory = sqlite3.Row
-            for setting in ("journal_mode = wal", "synchronous = full", "foreign_keys = on"):
+            _write_ahead(connection)
+            for setting in ("synchronous = full", "foreign_keys = on"):
                 connection.execute(f"PRAGMA {setting}")
             connection.executescript(tables)
             yield connection
