@@ -31,6 +31,7 @@ setup(
     extras_require={
         "s3": settings["s3_requirements"].split(),
         "tune": settings["tune_requirements"].split(),
+        "mlops": settings["mlops_requirements"].split(),
         "dev": settings["dev_requirements"].split(),
     },
     entry_points={

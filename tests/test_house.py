@@ -47,7 +47,10 @@ def test_imports_only_go_down(path: Path):
     assert not upwards, f"{MODULES[path]} imports upwards: {upwards}"
 
 
-@pytest.mark.parametrize(("library", "importer"), [("papermill", "ride_duration.ops.runner"), ("optuna", "ride_duration.ops.tuning")])
+@pytest.mark.parametrize(
+    ("library", "importer"),
+    [("papermill", "ride_duration.ops.runner"), ("optuna", "ride_duration.ops.tuning"), ("mlflow", "ride_duration.ops.tracking")],
+)
 def test_one_door_for_each_heavy_library(library: str, importer: str):
     assert {name for path, name in MODULES.items() if library in imported(path)} == {importer}
 
