@@ -75,6 +75,7 @@ def notebook_page(
     notebook: Mapping,      # executed
     heading: str,
     footer: str = "",
+    extra: str = "",  # HTML that goes before the first heading
 ) -> str:  # a whole HTML document: text and outputs, without code
     "What a notebook shows, as one page; cells tagged `not-on-page` speak to readers of the notebook only."
     from nbconvert import HTMLExporter  # takes half a second, and a kernel that only publishes its data does without
@@ -84,6 +85,8 @@ def notebook_page(
     config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {NOT_ON_PAGE}}})
     exporter = HTMLExporter(config=config, template_name="basic", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
     body, _ = exporter.from_notebook_node(notebook)
+    before, found, after = body.partition("<h2")
+    body = before + extra + found + after
     return page(heading, nh3.clean(body, **_ALLOWED, attribute_filter=_only_inline_pictures), footer)
 
 # %% ../../nbs/model/19_page.ipynb #dcac13cc

@@ -208,6 +208,7 @@ def promote(
     by: str | None = None,             # who; the user of this process where nothing is said
     decision: Judgement | None = None,  # the evidence
     clock: Callable[[], datetime] = _now,
+    then: Callable[[Event], object] = lambda event: None,  # what else must succeed, or nobody is promoted
 ) -> Event:
     "Make a version champion; raises `Refused` where another one was promoted meanwhile, or it is champion already."
     why, evidence = _check(model, why), _evidence(decision)
@@ -216,7 +217,9 @@ def promote(
         now = _check_expected(model, past, expected)
         if version == now:
             raise Refused(f"{model}: version {version} is champion already, since {_crowning(past).at[:19]} UTC: nothing was changed")
-        return add(kind=PROMOTE, version=version, previous=now, why=why, evidence=evidence)
+        event = add(kind=PROMOTE, version=version, previous=now, why=why, evidence=evidence)
+        then(event)
+        return event
 
 # %% ../../nbs/ops/21_history.ipynb #f4834226
 def rollback(
@@ -225,6 +228,7 @@ def rollback(
     by: str | None = None,             # who; the user of this process where nothing is said
     expected: int | str | None = ANY,  # the champion that is to go
     clock: Callable[[], datetime] = _now,
+    then: Callable[[Event], object] = lambda event: None,  # what else must succeed, or nothing is rolled back
 ) -> Event:
     "Back to the champion before; raises `Refused` where there was none."
     why = _check(model, why)
@@ -232,7 +236,9 @@ def rollback(
         now, reigns = _check_expected(model, past, expected), _reigns(past)
         if len(reigns) < 2:
             raise Refused(f"{model}: there is no champion {'before version ' + str(now) if reigns else 'at all'} to go back to: promote a version instead")
-        return add(kind=ROLLBACK, version=reigns[-2], previous=now, why=why, evidence=None)
+        event = add(kind=ROLLBACK, version=reigns[-2], previous=now, why=why, evidence=None)
+        then(event)
+        return event
 
 # %% ../../nbs/ops/21_history.ipynb #6802d398
 _CITY = ZoneInfo("America/New_York")

@@ -612,12 +612,13 @@ def _remove(folder: Path) -> None:  # at once: out of sight first
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _log_waiting(folder: Path) -> Tracked | RideDurationError | None:  # None: another process did
+def _log_waiting(folder: Path, then: Callable[[Mapping, Tracked], object]) -> Tracked | RideDurationError | None:  # None: another process did
     try:
         with alone_in(folder.parent, patience=120):
             if not folder.exists():
                 return None
-            tracked = _log(folder)
+            record, tracked = read_record(folder), _log(folder)
+            then(record, tracked)
             _remove(folder)
             return tracked
     except RideDurationError as error:
@@ -626,12 +627,13 @@ def _log_waiting(folder: Path) -> Tracked | RideDurationError | None:  # None: a
 
 def sync(
     progress: Callable[[int, int, str], None] | None = None,  # told after each record: how many are done, of how many, its key
+    then: Callable[[Mapping, Tracked], object] = lambda record, tracked: None,  # what else is to be done before a record leaves the outbox
 ) -> list[tuple[str, Tracked | RideDurationError]]:  # key, and where it stands or what was wrong
     "Log everything in the outbox."
     folders, results = waiting(), []
     for number, folder in enumerate(folders, 1):
         away = results and isinstance(results[-1][1], TrackingUnreachable)
-        found = results[-1][1] if away else _log_waiting(folder)
+        found = results[-1][1] if away else _log_waiting(folder, then)
         if found is not None:
             results.append((folder.name, found))
         if progress:
