@@ -168,8 +168,8 @@ def _minutes(value: float, sign: str = "") -> str:  # in words, without a minus 
     return f"{round(value, 2) + 0.0:{sign}.2f} minutes"
 
 
-def _known(value: float) -> float | None:  # what JSON can say
-    return float(value) if np.isfinite(value) else None
+def _known(value: float) -> float | None:  # what JSON can say; the last digits depend on the order of the trips
+    return round(float(value), 6) if np.isfinite(value) else None
 
 
 def _surely(found: Difference) -> str:
