@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLUE', 'GREY', 'ORANGE', 'NO_TRIPS', 'ladder_picture', 'handful', 'hour_picture', 'distance_picture',
            'borough_picture', 'zone_errors', 'zone_error_picture', 'promise_picture', 'calibration_picture',
-           'importance_picture', 'gain_picture', 'trend_picture']
+           'importance_picture', 'gain_picture', 'trend_picture', 'coverage_trend_picture']
 
 # %% ../../nbs/model/17_figures.ipynb #a797fa2c
 from collections.abc import Callable, Iterable
@@ -351,4 +351,23 @@ def trend_picture(
         axes.set(title=f"{fleet}{note}", ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
         axes.set_xticklabels(months)
         axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5)
+    return figure
+
+# %% ../../nbs/model/17_figures.ipynb #412ad0a0
+@_drawn
+def coverage_trend_picture(
+    held: pd.DataFrame,  # fleet, month (text such as 2023-02), model and coverage (a share): a row a model and month
+) -> Figure:
+    "How many rides ended inside the range promised for four in five, a line a fleet."
+    figure, axes = plt.subplots(figsize=(7.5, 2.4))
+    months = sorted(held["month"].unique())
+    axes.axhspan(77, 83, color="#dfe8f1", zorder=0)
+    axes.axhline(80, color="#8a97a6", ls=":", lw=1)
+    for (fleet, model), line in held.sort_values("month").groupby(["fleet", "model"], sort=False):
+        places = [months.index(month) for month in line["month"]]
+        axes.plot(places, line["coverage"] * 100, marker="o", ms=4, ls="-" if fleet != "demo" else "--", label=f"{fleet}{' (synthetic)' if fleet == 'demo' else ''}, {model}")
+    low, high = held["coverage"].min() * 100, held["coverage"].max() * 100
+    axes.set(ylabel="rides in range (%)", ylim=(min(72, low - 1), max(88, high + 1)), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
+    axes.set_xticklabels(months)
+    axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5)
     return figure

@@ -8,6 +8,7 @@ __all__ = ['NOT_ON_PAGE', 'DATA_TYPE', 'page', 'notebook_page', 'picture', 'Publ
 # %% ../../nbs/model/19_page.ipynb #d420d4e8
 import base64
 from collections.abc import Mapping
+from hashlib import sha256
 from html import escape
 from io import BytesIO
 
@@ -38,14 +39,17 @@ def page(
     heading: str,  # text, escaped here
     body: str,     # HTML, trusted or sanitised by the caller
     footer: str = "",  # HTML
+    script: str = "",  # of ours; the browser runs this text and no other
 ) -> str:  # a whole HTML document
     "One self-contained page."
+    seal = base64.b64encode(sha256(script.encode()).digest()).decode()
+    policy = _POLICY + (f"; script-src 'sha256-{seal}'" if script else "")
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(heading)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{escape(heading)}</h1>\n{body}\n<footer>{footer}</footer></body></html>\n"
+        f"<body><h1>{escape(heading)}</h1>\n{body}\n<footer>{footer}</footer>{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
 # %% ../../nbs/model/19_page.ipynb #c05305c6
