@@ -204,8 +204,8 @@ def test_the_same_month_gives_the_same_decision():
 
 
 def test_a_decision_survives_json_and_the_history():
-    decision = judge(made_month(), bundle=Path("somewhere") / "2023-01-on-2023-02-0a1b2c3d", against="champion, version 3", note="a word")
-    assert (decision.candidate, decision.reference) == ("2023-01-on-2023-02-0a1b2c3d", "champion, version 3")
+    decision = judge(made_month(), bundle=Path("somewhere") / "2023-01-on-2023-02-0a1b2c3d", against="champion (version 3)", note="a word")
+    assert (decision.candidate, decision.reference) == ("2023-01-on-2023-02-0a1b2c3d", "champion (version 3)")
     history.record_decision("ride-duration-demo", decision, version=4)
     (kept,) = history.events()
     assert Decision.from_dict(kept.evidence) == decision and kept.why == decision.headline
@@ -317,7 +317,7 @@ def test_no_bundle_is_no_way_around_the_golden_trips():
 @pytest.mark.parametrize("regime", [BOOKING, METERED])
 def test_the_champion_answers_the_month_with_what_it_may_know(kept, trips, regime: str):
     found = against_champion(trips.assign(seed=12.0), "2023-02", "demo", regime, kept[regime], version=3)
-    assert (found.reference, found.text, found.note) == ("champion", "champion, version 3", "")
+    assert (found.reference, found.text, found.note) == ("champion", "champion (version 3)", "")
     model = load_bundle(kept[regime])
     assert found.judged["champion"].tolist() == model.predict(trips).tolist()
     assert (found.judged[["champion_low", "champion_high"]].to_numpy() == model.predict_interval(trips)).all()
@@ -336,7 +336,7 @@ def test_a_booking_champion_is_not_shown_what_only_the_meter_knows(kept, trips):
 def test_a_champion_that_has_learnt_the_judged_month_or_a_later_one_is_no_reference(kept, trips, month: str, learnt):
     found = against_champion(trips.assign(seed=12.0), month, "demo", BOOKING, kept[BOOKING], learnt, version=7)
     assert (found.reference, found.text) == ("seed", "seed") and "champion" not in found.judged
-    assert "version 7 has learnt from" in found.note and f"{month} is no fair month" in found.note
+    assert "The champion (version 7) has learnt from" in found.note and f"{month} is no fair month" in found.note
 
 
 def test_a_champion_of_unknown_lessons_is_no_reference(bundle: Path, trips):
@@ -370,7 +370,7 @@ def test_from_the_champions_answers_to_a_decision(kept, trips):
     rules = Rules(coverage_low=0, coverage_high=1)
     said = {"bundle": kept[METERED], "against": found.text, "note": found.note}
     assert judge(month, rules, reference=found.reference, **said).passed
-    assert "may replace the champion, version 3 for demo taxis" in judge(month, rules, reference=found.reference, **said).headline
+    assert "may replace the champion (version 3) for demo taxis" in judge(month, rules, reference=found.reference, **said).headline
     assert "gain" in failed(judge(month, rules, candidate="champion", reference="champion", **said))
 
 

@@ -112,7 +112,7 @@ class Decision:
     regime: str     # booking or metered
     month: str      # judged on
     candidate: str  # its bundle's name
-    reference: str  # `seed`, or such as `champion, version 3`
+    reference: str  # `seed`, or such as `champion (version 3)`
     rulings: tuple[Ruling, ...]
     note: str = ""  # why it was compared with that, where it needs a word
 
@@ -267,7 +267,7 @@ def decide(
     regime: str,           # booking or metered
     month: str | Month,    # judged on
     bundle: Path | None,   # the candidate's folder; its name is what the decision calls the candidate
-    against: str | None = None,  # what people call the reference, such as `champion, version 3`
+    against: str | None = None,  # what people call the reference, such as `champion (version 3)`
     note: str = "",        # why it is compared with that, where it needs a word
 ) -> Decision:
     "May the candidate replace the reference?"
@@ -318,7 +318,7 @@ def against_champion(
     "The judged trips with the champion's answers, where a comparison is fair, and what to compare with."
     if champion is None:
         return Against(judged, SEED, SEED, "There is no champion yet, so it is compared with the seed.")
-    model, month, text = load_bundle(champion), parse_month(month), CHAMPION + (f", version {version}" if version else "")
+    model, month, text = load_bundle(champion), parse_month(month), CHAMPION + (f" (version {version})" if version else "")
     if (model.manifest.get("fleet"), model.regime) != (fleet, regime):
         raise BadParameter(f"{champion} is a {model.regime} model of {model.manifest.get('fleet')} taxis, and the candidate a {regime} one of {fleet} taxis: name its own champion")
     months = _months_learnt(model, learnt)
