@@ -28,6 +28,8 @@ table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; font-vari
 th { text-align: right; font-weight: 600; border-bottom: 2px solid #c9d2dc; } th { vertical-align: bottom; } td { border-bottom: 1px solid #eef1f4; text-align: right; white-space: nowrap; }
 th, td { padding: .3rem .55rem; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .pairs th:nth-child(2), .pairs td:nth-child(2), .gains th:nth-child(2), .gains td:nth-child(2) { text-align: left; } tr:hover td { background: #f6f8fa; }
+.gate th, .gate td { text-align: left; white-space: normal; vertical-align: top; } .index th { cursor: pointer; }
+#filter { font: inherit; padding: .2rem .5rem; border: 1px solid #c9d2dc; border-radius: 4px; }
 .account tr:last-child td { font-weight: 600; }
 .files td { font-size: .72rem; font-family: ui-monospace, monospace; }
 footer { margin-top: 3rem; color: #5b6875; font-size: .85rem; }

@@ -17,7 +17,7 @@ from ..data.zones import zone_names
 from ..errors import NoModel, Refused, RideDurationError, TrackingUnreachable
 from ..model.ladder import BOOKING, METERED
 from . import history, tracking
-from .gate import Decision, Rules, against_champion, decide
+from .gate import SEED, Decision, Rules, against_champion, decide
 from .handover import HandedOver
 from .kept import kept_model
 from .tracking import Tracked, Version, registered_name
@@ -123,6 +123,8 @@ def _evidence(name: str, version: int) -> history.Event:  # the last decision ab
         raise Refused(f"{name}: the gate has decided nothing about version {version}: make its report, or insist with --force and --why")
     if not decided[-1].evidence["passed"]:
         raise Refused(f"{decided[-1].why}: make a better one, or insist with --force and --why")
+    if decided[-1].previous and decided[-1].evidence["reference"] == SEED:  # which any model beats
+        raise Refused(f"{name}: version {version} was not compared with the champion, version {decided[-1].previous} ({decided[-1].evidence['note']}): judge it on a later month, or insist with --force and --why")
     return decided[-1]
 
 
