@@ -145,6 +145,8 @@ def _make_database(path: Path) -> None:
 
     with alone_in(path.parent, patience=120):
         if not path.exists():
+            for journal in path.parent.glob(f".{path.name}.*.part-*"):  # of makers that were killed
+                journal.unlink()
             with replacing(path) as part:
                 SqlAlchemyStore(f"sqlite:///{part}", _artifact_place(path)).engine.dispose()
 
@@ -169,11 +171,9 @@ def _mlflow() -> Iterator[object]:
     client_class = _client_class()
     with _quietly():
         try:
-            if database and database.exists():
-                _check_database(database)
-            client = client_class(tracking_uri=uri)
-            if database and not database.exists():
-                _make_database(database)
+            if database:
+                _check_database(database) if database.exists() else _make_database(database)
+            client = client_class(tracking_uri=uri)  # it would make a missing database too, but in place
             if not database:
                 with _set(_SETTINGS | _FIRST_ANSWER):
                     client.get_experiment_by_name(EXPERIMENT)
