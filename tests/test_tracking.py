@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_disk import needs_mounts
 
 from ride_duration.data.demo import write_demo_month
 from ride_duration.data.month import Month
@@ -423,7 +424,7 @@ def test_a_database_of_another_mlflow_is_said_so(local, tmp_path):
         tracking.versions("demo")
 
 
-def test_no_room_and_no_permission_are_named(local, bundles, tmp_path):
+def test_no_place_for_files_is_named(local, bundles, tmp_path):
     (local / "mlflow-artifacts").write_text("a file where a folder belongs")
     with pytest.raises(CannotWrite):
         tracking.log_record(write_record(tmp_path / "record", "ab" * 8, bundles[BOOKING]))
@@ -437,6 +438,33 @@ def test_a_record_that_mlflow_does_not_accept_holds_up_no_other(local, tmp_path)
     tracking.put_in_outbox(write_record(tmp_path / "sound", "bb" * 8, None))
     results = dict(tracking.sync())
     assert isinstance(results["aa" * 8], BadParameter) and "bo:osted!" in str(results["aa" * 8]) and results["bb" * 8].run_id
+
+
+SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=$1 none "$RIDE_DURATION_HOME"
+cp "$2" "$RIDE_DURATION_HOME/mlflow.sqlite"
+if [ "$5" = ro ]; then mount -o remount,ro "$RIDE_DURATION_HOME"; fi
+"$3" -c "
+import sys
+from ride_duration.errors import RideDurationError
+from ride_duration.ops import tracking
+try:
+    tracking.log_record(sys.argv[1])
+except RideDurationError as error:
+    print(type(error).__name__, error)
+" "$4"
+"""
+
+
+@needs_mounts
+@pytest.mark.parametrize(("room", "access", "said"), [("1000k", "rw", "DiskFull"), ("1400k", "rw", "DiskFull"), ("9m", "ro", "CannotWrite")])
+def test_a_full_or_read_only_disk_is_named(home, empty, bundles, tmp_path, room, access, said):
+    home.mkdir(parents=True)
+    folder = write_record(tmp_path / "record", "ab" * 8, bundles[BOOKING])
+    command = ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", room, empty, sys.executable, folder, access]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(said) and len(done.stdout.splitlines()) == 1, done
 
 
 def test_aliases(local, bundles, tmp_path):
