@@ -71,9 +71,10 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",     # or it reads the requirements of whatever project it is started in
 }
-_FIRST_ANSWER = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_FIRST_ANSWER = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 _TALKATIVE = ("mlflow", "alembic", "sqlalchemy.engine", "urllib3.connectionpool")
 
 
@@ -131,6 +132,8 @@ _REASONS = {"refused": "connection refused", "timed out": "no answer in time", "
 def _trouble(uri: str, error: Exception) -> RideDurationError:
     "What a refused request means to a person."
     said = _without_password(" ".join(str(error).split()))
+    if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":  # it is there, and does not want this
+        return BadParameter(f"MLflow at {_without_password(uri)} does not accept this: {said[:300]}")
     reason = next((reason for word, reason in _REASONS.items() if word in said), said[:150])
     return _local_trouble(_local_database(uri), error) or TrackingUnreachable(
         f"MLflow at {_without_password(uri)} does not answer as it should ({reason}): start it or correct MLFLOW_TRACKING_URI, then ride-duration sync"
@@ -142,6 +145,8 @@ def _make_database(path: Path) -> None:
 
     with alone_in(path.parent, patience=120):
         if not path.exists():
+            for journal in path.parent.glob(f".{path.name}.*.part-*"):  # of makers that were killed
+                journal.unlink()
             with replacing(path) as part:
                 SqlAlchemyStore(f"sqlite:///{part}", _artifact_place(path)).engine.dispose()
 
@@ -166,11 +171,9 @@ def _mlflow() -> Iterator[object]:
     client_class = _client_class()
     with _quietly():
         try:
-            if database and database.exists():
-                _check_database(database)
-            client = client_class(tracking_uri=uri)
-            if database and not database.exists():
-                _make_database(database)
+            if database:
+                _check_database(database) if database.exists() else _make_database(database)
+            client = client_class(tracking_uri=uri)  # it would make a missing database too, but in place
             if not database:
                 with _set(_SETTINGS | _FIRST_ANSWER):
                     client.get_experiment_by_name(EXPERIMENT)
@@ -443,20 +446,19 @@ def _read_version(found: object, aliases: Mapping[str, str]) -> Version:  # from
 
 # %% ../../nbs/ops/20_tracking.ipynb #51e8d735
 def _is_missing(error: Exception) -> bool:  # MLflow's word for what it does not have
-    return getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
+    response = getattr(error, "response", None)  # of a request for a file
+    return getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST" or getattr(response, "status_code", 0) == 404
 
 
 @contextmanager
 def _registered(what: str) -> Iterator[object]:  # MLflow's client
-    "Work on what is registered; raises `NoModel` where it is not, and `BadParameter` for what cannot be asked for."
+    "Work on what is registered; raises `NoModel` where it is not."
     with _mlflow() as client:
         try:
             yield client
         except Exception as error:
             if _is_missing(error):
                 raise NoModel(f"MLflow has no {what}: ride-duration models lists what there is") from None
-            if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
-                raise BadParameter(f"MLflow does not accept {what}: {' '.join(str(error).split())[:150]}") from None
             raise
 
 
@@ -514,7 +516,12 @@ def _fetch_bundle(client: object, name: str, version: int, work: Path) -> tuple[
 
     tags = client.get_model_version(name, str(version)).tags
     source = client.get_model_version_download_uri(name, str(version)).rstrip("/")
-    found = Path(download_artifacts(artifact_uri=f"{source}/artifacts/bundle", dst_path=str(work), tracking_uri=tracking_uri()))
+    try:
+        found = Path(download_artifacts(artifact_uri=f"{source}/artifacts/bundle", dst_path=str(work), tracking_uri=tracking_uri()))
+    except Exception as error:
+        if not _is_missing(error):
+            raise
+        found = work  # the version is there and its files are gone
     return found, tags.get("manifest", "")
 
 
