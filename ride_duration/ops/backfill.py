@@ -42,12 +42,12 @@ class Work:
     force: bool = False
     track: bool = True
 
-    def make(self, month: Month) -> dict:  # the report's data, see `Done`
+    def make(self, month: Month, fetch: Callable = fetch_month, patience: float = float("inf"), index: bool = False) -> dict:  # of `Done`
         "Make one of the reports."
         rules = Rules(**self.rules) if self.rules else None
         report = make_report(
             month, self.fleet, self.window, self.source, Path(self.reports), self.parameters, Limits(self.seconds, self.memory),
-            force=self.force, rules=rules, track=self.track, patience=float("inf"), index=False,
+            fetch, self.force, rules, self.track, patience, index,
         )  # fmt: skip
         return {"page": str(report.page), "is_new": report.is_new, "data": dict(report.data)}
 

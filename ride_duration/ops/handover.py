@@ -26,7 +26,7 @@ _COLUMNS = ("pickup_at", "duration", "PULocationID", "DOLocationID", "trip_dista
 
 def _judged_rides(candidate: Candidate, model: str) -> pd.DataFrame:  # what a comparison needs, and no more
     judged = with_past_rides(candidate.judged, candidate.models)
-    wanted = (*_COLUMNS, model, f"{model}_low", f"{model}_high")
+    wanted = dict.fromkeys((*_COLUMNS, model, f"{model}_low", f"{model}_high"))  # the seed may be the model itself
     return judged[[name for name in wanted if name in judged]]
 
 
