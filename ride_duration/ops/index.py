@@ -69,7 +69,7 @@ def _row(folder: Path, data: Mapping, before: Mapping | None, decision: Mapping 
         "trips judged": f"{data['clean_rows']['val']:,}",
         "model": label,
         **_numbers(data, before),
-        "better than": against,
+        "surely better than, by": against,
         "may become champion": verdict,
     }
 

@@ -144,10 +144,13 @@ def promote(
     expected = history.ANY if force else decided.previous
     if not _shelf(name, version).exists():
         tracking.download_bundle(fleet, regime, version, _shelf(name, version))
-    return history.promote(
-        name, version, why or decided.why, expected, by, decided and Decision.from_dict(decided.evidence),
-        then=lambda event: tracking.set_alias(fleet, regime, CHAMPION, event.version),
-    )  # fmt: skip
+
+    def move(event: history.Event) -> None:
+        tracking.set_alias(fleet, regime, CHAMPION, event.version)
+        if tracking.alias_version(fleet, regime, CHALLENGER) == event.version:
+            tracking.remove_alias(fleet, regime, CHALLENGER)
+
+    return history.promote(name, version, why or decided.why, expected, by, decided and Decision.from_dict(decided.evidence), then=move)
 
 
 def rollback(

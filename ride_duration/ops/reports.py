@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import ride_duration
@@ -44,6 +45,25 @@ class Report:
         return self.folder / "train.html"
 
 
+def _make_pictures_small(notebook: Mapping) -> None:
+    """Draw them with 128 colours: a page over a year of months is looked at over a slow line, too.
+
+    The same pixels give the same bytes.
+    """
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = _small(output["data"]["image/png"])
+
+
+def _small(png: str) -> str:  # both as base64
+    from PIL import Image
+
+    content = BytesIO()
+    Image.open(BytesIO(base64.b64decode(png))).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(content, "png", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
+
+
 def _page(notebook: Mapping, data: Mapping, decision: Mapping | None) -> str:  # HTML
     from ride_duration.model.page import notebook_page
     from ride_duration.model.tables import title
@@ -59,6 +79,7 @@ def _write_report(folder: Path, notebook: Mapping, decision: object | None) -> R
     from ride_duration.model.page import published
 
     data = published(notebook)
+    _make_pictures_small(notebook)
     content = {
         "train.html": _page(notebook, data, decision),
         "train.ipynb": nbformat.writes(notebook) + "\n",
