@@ -40,7 +40,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RIDE_DURATION_HOME"] = str(Path(folder) / "home")
-        command = [sys.executable, "-m", "ride_duration", "report", "2023-02", "--fleet", given.fleet, "--reports", f"{folder}/reports"]
+        command = [sys.executable, "-m", "ride_duration", "report", "2023-02", "--fleet", given.fleet, "--reports", f"{folder}/reports", "--force", "--no-track"]
         command += ["--source", given.source] if given.source else []
         report = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), given.runs)
         training = seconds(lambda: train("2023-01", "2023-02", given.fleet, given.source, extra=["pickup_at"]), given.runs)

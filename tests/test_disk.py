@@ -22,7 +22,7 @@ from ride_duration.files import alone_in, replacing, write_file
 
 COMMAND = [sys.executable, "-m", "ride_duration"]
 JANUARY, FEBRUARY = Month(2023, 1), Month(2023, 2)
-REPORT_FILES = ["demo/2023-02/report.json", "demo/2023-02/train.html", "demo/2023-02/train.ipynb", "index.html"]
+REPORT_FILES = ["demo/2023-02/decision.json", "demo/2023-02/report.json", "demo/2023-02/train.html", "demo/2023-02/train.ipynb", "index.html"]
 
 
 # --- real file systems, mounted where only the test sees them --------------------------------------------------------
@@ -233,7 +233,7 @@ def test_a_read_only_disk_cannot_take_a_report(on_disk: Callable) -> None:
     started = time.monotonic()
     done = on_disk("""
         mount -t tmpfs -o ro none "$disk"
-        ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk"
+        ride_duration report 2023-02 --fleet demo --force --no-track -p models=mean,seed -p model=seed --reports "$disk"
     """)
     assert done.returncode == errors.CannotWrite.exit_code, done.stderr
     assert "read-only file system" in _one_line(done.stderr)
@@ -250,7 +250,7 @@ def test_a_report_on_a_disk_made_read_only_stays(on_disk: Callable, notes: Path)
         echo old > "$disk/demo/2023-02/train.html"
         mount -o remount,ro "$disk"
         listing before
-        code=0; ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk" || code=$?
+        code=0; ride_duration report 2023-02 --fleet demo --force --no-track -p models=mean,seed -p model=seed --reports "$disk" || code=$?
         listing after
         exit $code
     """)
@@ -297,10 +297,10 @@ def test_a_disk_filled_since_the_last_report_leaves_that_report(on_disk: Callabl
     """There is room for the first of the new files, so that a report of old and new parts would be possible."""
     done = on_disk("""
         mount -t tmpfs -o size=2m none "$disk"
-        ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk" > "$notes/first"
+        ride_duration report 2023-02 --fleet demo --force --no-track -p models=mean,seed -p model=seed --reports "$disk" > "$notes/first"
         listing before
         fill_but 32768
-        code=0; ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed --reports "$disk" || code=$?
+        code=0; ride_duration report 2023-02 --fleet demo --force --no-track -p models=mean,seed -p model=seed --reports "$disk" || code=$?
         listing after
         exit $code
     """)
@@ -312,7 +312,7 @@ def test_a_disk_filled_since_the_last_report_leaves_that_report(on_disk: Callabl
 
 
 def _report(reports: Path) -> subprocess.Popen:
-    command = [*COMMAND, "report", "2023-02", "--fleet", "demo", "--reports", str(reports), "-p", "models=mean,seed", "-p", "model=seed"]
+    command = [*COMMAND, "report", "2023-02", "--fleet", "demo", "--force", "--no-track", "--reports", str(reports), "-p", "models=mean,seed", "-p", "model=seed"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
