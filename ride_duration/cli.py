@@ -22,7 +22,7 @@ import typer
 from . import __version__
 from .cli_models import app as models_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
-from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, console, fetching
+from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, Track, console, fetching
 
 # %% ../nbs/50_cli.ipynb #741b86a3
 app = typer.Typer(
@@ -121,6 +121,16 @@ def _keep(candidate: object) -> dict[str, Path]:  # boosted model -> its bundle
     return {name: keep_model(candidate, name) for name, model in candidate.models.items() if hasattr(model, "predict_interval")}
 
 
+def _remember(candidate: object, kept: dict[str, Path]) -> None:  # in MLflow
+    if not kept:
+        return
+    from ride_duration.ops.registry import record_training
+
+    for name, bundle in kept.items():
+        record_training(candidate, name, bundle)
+    _say_what_waits(_sync())
+
+
 @app.command()
 def train(
     train: Annotated[str, typer.Option("--train", help="Months to learn from: 2023-01, 2023-01..2023-03 or 2023-01,2023-03.")],
@@ -131,6 +141,7 @@ def train(
     all_pickups: AllPickups = False,
     allow_overlap: AllowOverlap = False,
     parameters: Annotated[Path | None, typer.Option(help="Settings of the boosted models, a file that `tune` wrote.", show_default="the defaults")] = None,
+    track: Track = True,
     as_json: Json = False,
 ) -> None:
     """Train the ladder of models on some months, judge it on a later one, and print how far off each is.
@@ -142,6 +153,7 @@ def train(
     with fetching(source) as get:
         candidate = run(train, val, fleet, source, models, all_pickups, allow_overlap, fetch=get, settings=_settings(parameters, val))
     kept = _keep(candidate)
+    _remember(candidate, kept if track else {})
     if as_json:
         print(json.dumps(candidate.summary() | ({"bundles": {name: str(folder) for name, folder in kept.items()}} if kept else {}), indent=1))
         return
@@ -211,10 +223,14 @@ def _telling_mlflow(track: bool) -> Iterator[Callable]:  # brings what waits in 
     asked = []
     with ThreadPoolExecutor(1) as pool:
         yield lambda *_: asked.append(pool.submit(_sync)) if track else None
-    for _, found in asked[-1].result() if asked else []:
+    _say_what_waits(asked[-1].result() if asked else [])
+
+
+def _say_what_waits(synced: list) -> None:  # from `_sync`
+    for _, found in synced:
         if isinstance(found, RideDurationError):
-            print(f"ride-duration: the report is made, and waits for MLflow: {found}", file=sys.stderr)
-            break
+            print(f"ride-duration: what was trained is kept, and waits for MLflow: {found}", file=sys.stderr)
+            return
 
 
 def _sync() -> list:
@@ -257,7 +273,7 @@ def report(
     rules: Annotated[Path | None, typer.Option(help="Rules of the gate, a TOML file.", show_default="the defaults")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a notebook may take.", min=0.1, show_default="no limit")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory a notebook may hold, as 800M or 6G.", show_default="no limit")] = None,
-    track: Annotated[bool, typer.Option("--track/--no-track", help="Log the training to MLflow and register its model.")] = True,
+    track: Track = True,
     as_json: Json = False,
 ) -> None:
     """Train on the months before each MONTH, judge on it, and write its page.
