@@ -442,7 +442,7 @@ def _short_lived() -> Iterator[None]:  # for a process that ends when the block 
     sys.modules.setdefault("rfc3987_syntax", None)
     sys.setswitchinterval(0.0005)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
     gc.set_threshold(50_000)
     try:
         yield

@@ -89,7 +89,7 @@ def test_two_at_once_do_each_month_once(tmp_path, home, monkeypatch):
 
 @pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stops_all_and_keeps_what_is_finished(tmp_path, home, monkeypatch, polite):
-    process = start(*MONTHS, cwd=tmp_path)
+    process = start(*MONTHS, "--no-track", cwd=tmp_path)
     while not (home / "runs.sqlite").exists() or not any(run.outcome == "ok" for run in ledger.runs()):
         time.sleep(0.1)
         assert process.poll() is None
@@ -100,7 +100,7 @@ def test_an_interrupt_stops_all_and_keeps_what_is_finished(tmp_path, home, monke
     wait_until_gone(others)
     outcomes = {run.outcome for run in ledger.runs()}
     assert outcomes <= {"ok", "interrupted"} and "ok" in outcomes
-    done = start(*MONTHS, cwd=tmp_path)
+    done = start(*MONTHS, "--no-track", cwd=tmp_path)
     done.communicate(timeout=120)
     assert done.returncode == 0 and set(finished(home, monkeypatch).values()) == {1}
 
@@ -113,7 +113,7 @@ def test_a_month_that_is_not_there_does_not_stop_the_others(run, tmp_path, mirro
 
 
 def test_finished_months_are_not_made_again_unless_something_changed(run, tmp_path):
-    one = ("report", "2023-02", "--fleet", "demo", *CHEAP)
+    one = ("report", "2023-02", "--fleet", "demo", "--no-track", *CHEAP)
     first, again, forced, other = run(*one), run(*one), run(*one, "--force"), run(*one, "--all-pickups")
     assert [done.returncode for done in (first, again, forced, other)] == [0, 0, 0, 0], other.stderr
     assert [run.outcome for run in ledger.runs()] == ["ok", "skipped", "ok", "ok"]

@@ -10,6 +10,7 @@ import pytest
 from nbformat import v4
 
 from ride_duration.model.page import notebook_page, page
+from ride_duration.ops import index
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
@@ -74,3 +75,18 @@ def test_the_browser_would_have_noticed(tmp_path, listener):
     (tmp_path / "page.html").write_text(f"<!doctype html><title>An honest title</title><body>{hostile(address).partition('<meta')[0]}")
     shown = dom(tmp_path / "page.html", tmp_path / "profile")
     assert "<title>taken</title>" in shown and asked
+
+
+def test_the_index_sorts_and_filters_and_runs_nothing_else(tmp_path):
+    cells = {"green 2023-02": "4.95", "green 2023-03": "12.10", "yellow 2023-02": "3.80"}
+    rows = "".join(f"<tr><td>{name}</td><td>{rmse}</td></tr>" for name, rmse in cells.items())
+    body = f"<input id='filter'><table><thead><tr><th>report</th><th>RMSE</th></tr></thead><tbody>{rows}</tbody></table><img src='x' onerror=\"document.title='taken'\">"
+    clicks = "heads[1].click();"
+    types = "box.value = 'green -02'; box.dispatchEvent(new Event('input'));"
+    script = f"{index._SCRIPT}const heads = document.querySelectorAll('thead th'), box = document.querySelector('#filter'); {clicks} {types}"
+    (tmp_path / "index.html").write_text(page("Reports", body + "<script>document.title='taken'</script>", script=script))
+    shown = dom(tmp_path / "index.html", tmp_path / "profile")
+    assert "<title>Reports</title>" in shown, "only the page's own script runs"
+    places = [shown.index(name) for name in ("yellow 2023-02", "green 2023-02", "green 2023-03")]
+    assert places == sorted(places), "by number, not by letters"
+    assert shown.count('<tr hidden="">') == 2

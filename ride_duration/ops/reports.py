@@ -241,7 +241,7 @@ class Limits:
 
 
 def _environment(source: str | Path | None, handover: Path) -> dict[str, str]:  # of the kernel, added to ours
-    ours = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "1"}  # see the command line's `_short_lived`
+    ours = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "2"}  # see the command line's `_short_lived`
     ours = {name: value for name, value in ours.items() if name not in os.environ}
     return ours | {"RIDE_DURATION_SOURCE": source_address(source), "RIDE_DURATION_HOME": str(home_folder().absolute()), "RIDE_DURATION_HANDOVER": str(handover)}
 

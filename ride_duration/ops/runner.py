@@ -181,7 +181,7 @@ def run_notebook(
     deadline = time.monotonic() + (timeout or float("inf"))
     with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}, watch) as kernel, _interruptible():
         output = Path(folder) / notebook.name
-        limit = (lambda cell: max(1, round(deadline - time.monotonic()))) if timeout else None
+        limit = (lambda cell: max(0.001, deadline - time.monotonic())) if timeout else None  # nought would mean no limit
         try:
             done = papermill.execute_notebook(
                 str(notebook), str(output), typed, progress_bar=False,
