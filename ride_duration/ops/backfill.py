@@ -70,6 +70,8 @@ class Done:
 def _answer(work: Work, month: str) -> dict:
     try:
         return {"month": month, **work.make(parse_month(month))}
+    except RunInterrupted:  # whoever stopped us does not wait for an answer
+        raise
     except RideDurationError as error:
         return {"month": month, "error": [type(error).__name__, str(error)]}
 
@@ -203,7 +205,7 @@ def backfill(
             for month, error in _absent(work, months, fetch).items():
                 results[month] = Done(str(month), error=error)
                 ended(results[month])
-            with _workers(jobs) as make, ThreadPoolExecutor(jobs) as pool:
+            with ThreadPoolExecutor(jobs) as pool, _workers(jobs) as make:  # workers stop first: threads wait for them
                 _run_all([month for month in months if month not in results], work, make, pool, results, started, ended)
         except KeyboardInterrupt:
             raise RunInterrupted(f"stopped; {sum(done.error is None for done in results.values())} of {len(months)} months are finished and stay: the same command goes on with the others") from None
