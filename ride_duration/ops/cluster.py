@@ -17,6 +17,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from .reports import training_months
 
 try:
     from dask import config
-    from distributed import Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, get_worker
+    from distributed import Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, get_worker, rpc
 except ModuleNotFoundError:
     raise BadParameter("a cluster needs Dask, which is not installed: pip install 'ride-duration[dask]'") from None
 
@@ -57,6 +58,16 @@ def _quietly() -> Iterator[None]:  # without Dask's log lines
                 logger.setLevel(level)
 
 
+async def _identity(address: str, patience: float) -> None:  # Dask's own time-out waits for ever where something else listens
+    async def ask() -> dict:
+        async with rpc(address, timeout=patience) as there:
+            return await there.identity()
+
+    found = await asyncio.wait_for(ask(), patience)
+    if found["type"] != "Scheduler":
+        raise OSError(f"there is a {found['type'].lower()}")
+
+
 @contextmanager
 def connected(
     address: str,         # of the scheduler, such as tcp://scheduler:8786
@@ -65,6 +76,8 @@ def connected(
     "A cluster to work with; raises `ClusterUnreachable` where there is none."
     with _quietly(), config.set({"distributed.comm.timeouts.connect": f"{patience}s"}):
         try:
+            with ThreadPoolExecutor(1) as pool:  # this thread may have an event loop of its own, as in Jupyter
+                pool.submit(asyncio.run, _identity(address, patience)).result()
             client = Client(address, timeout=patience, set_as_default=False, name="ride-duration")
         except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
