@@ -70,6 +70,8 @@ class Done:
 def _answer(work: Work, month: str) -> dict:
     try:
         return {"month": month, **work.make(parse_month(month))}
+    except RunInterrupted:  # no answer: the worker is to end
+        raise
     except RideDurationError as error:
         return {"month": month, "error": [type(error).__name__, str(error)]}
 
