@@ -32,6 +32,7 @@ setup(
         "s3": settings["s3_requirements"].split(),
         "tune": settings["tune_requirements"].split(),
         "mlops": settings["mlops_requirements"].split(),
+        "dask": settings["dask_requirements"].split(),
         "dev": settings["dev_requirements"].split(),
     },
     entry_points={

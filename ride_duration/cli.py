@@ -242,11 +242,14 @@ def _sync() -> list:
         return [("", error)]
 
 
-def _many(months: list, work: object, jobs: int, get: Callable, track: bool) -> list:  # of `backfill.Done`
+def _many(months: list, work: object, jobs: int, get: Callable, track: bool, cluster: str | None) -> list:  # of `backfill.Done`
+    if cluster:
+        from ride_duration.ops.cluster import backfill_on_cluster
     from ride_duration.ops.backfill import backfill
 
     with _telling_mlflow(track) as tell, _counting(len(months)) as (started, ended):
-        return backfill(months, work, jobs, get, started, lambda done: (ended(done), tell() if done.is_new else None))
+        told = started, lambda done: (ended(done), tell() if done.is_new else None)
+        return backfill_on_cluster(months, work, cluster, *told) if cluster else backfill(months, work, jobs, get, *told)
 
 
 def _one(month: object, work: object, get: Callable, track: bool) -> list:  # of `backfill.Done`: in this process
@@ -265,10 +268,11 @@ def report(
     window: Annotated[int, typer.Option(help="How many months to learn from, just before each.")] = 1,
     fleet: Fleet = "green",
     source: Source = None,
-    reports: Annotated[Path, typer.Option(help="Folder the reports are written to.")] = Path("reports"),
+    reports: Annotated[str, typer.Option(help="Folder the reports are written to; with --cluster also an address, as s3://bucket/reports.")] = "reports",
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="A further parameter of the notebook, as NAME=VALUE.")] = None,
     all_pickups: AllPickups = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Reports made at a time, each in a process of its own.")] = 1,
+    cluster: Annotated[str | None, typer.Option(help="Make them on a Dask cluster: its scheduler, as tcp://scheduler:8786.", show_default="this machine")] = None,
     force: Annotated[bool, typer.Option("--force", help="Make also those that are finished and whose input is unchanged.")] = False,
     rules: Annotated[Path | None, typer.Option(help="Rules of the gate, a TOML file.", show_default="the defaults")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds a notebook may take.", min=0.1, show_default="no limit")] = None,
@@ -289,10 +293,12 @@ def report(
     from ride_duration.ops.memory import parse_memory
 
     wanted, parameters = parse_months(" ".join(months)), _named(parameter or []) | ({"all_pickups": True} if all_pickups else {})
+    if "://" in reports and not cluster:
+        raise BadParameter(f"reports can go to an address such as {reports} only with --cluster: name a folder")
     limit, judged_by = parse_memory(memory) if memory else None, asdict(read_rules(rules)) if rules else None
-    work = Work(parse_fleet(fleet), window, source, str(reports), parameters, timeout, limit, judged_by, force, track)
+    work = Work(parse_fleet(fleet), window, source, reports, parameters, timeout, limit, judged_by, force, track)
     with fetching(source) as get:
-        found = _one(wanted[0], work, get, track) if len(wanted) == 1 and jobs == 1 else _many(wanted, work, jobs, get, track)
+        found = _one(wanted[0], work, get, track) if len(wanted) == 1 and jobs == 1 and not cluster else _many(wanted, work, jobs, get, track, cluster)
     _show_reports(found, as_json)
 
 

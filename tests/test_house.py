@@ -49,7 +49,13 @@ def test_imports_only_go_down(path: Path):
 
 @pytest.mark.parametrize(
     ("library", "importer"),
-    [("papermill", "ride_duration.ops.runner"), ("optuna", "ride_duration.ops.tuning"), ("mlflow", "ride_duration.ops.tracking")],
+    [
+        ("papermill", "ride_duration.ops.runner"),
+        ("optuna", "ride_duration.ops.tuning"),
+        ("mlflow", "ride_duration.ops.tracking"),
+        ("distributed", "ride_duration.ops.cluster"),
+        ("dask", "ride_duration.ops.cluster"),
+    ],
 )
 def test_one_door_for_each_heavy_library(library: str, importer: str):
     assert {name for path, name in MODULES.items() if library in imported(path)} == {importer}
