@@ -29,11 +29,7 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        "s3": settings["s3_requirements"].split(),
-        "tune": settings["tune_requirements"].split(),
-        "mlops": settings["mlops_requirements"].split(),
-        "dask": settings["dask_requirements"].split(),
-        "dev": settings["dev_requirements"].split(),
+        name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")
     },
     entry_points={
         "console_scripts": settings["console_scripts"].split(),

@@ -29,7 +29,7 @@ app = typer.Typer(
     name="ride-duration", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a fault of ours, 2 a misspelt command, 10 to 15 what was asked for, 20 to 29 a month of data or a model, "
-    "30 to 33 the disk, 40 to 44 the notebook, 130 stopped from outside. The README lists each.",
+    "30 to 35 the disk, a database or an address, 40 to 44 the notebook, 50 what the monitor found, 130 stopped from outside. The README lists each.",
 )  # fmt: skip
 
 app.add_typer(models_app)

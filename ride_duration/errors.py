@@ -6,8 +6,8 @@
 __all__ = ['RideDurationError', 'UnknownFleet', 'NotAMonth', 'MonthsOverlap', 'BadParameter', 'UnknownZone', 'LeakyFeature',
            'MonthNotPublished', 'SourceUnreachable', 'UnreadableFile', 'BrokenContract', 'WrongFleet', 'NoCleanTrips',
            'NoModel', 'BrokenBundle', 'TrackingUnreachable', 'Refused', 'CannotWrite', 'DiskFull', 'FolderBusy',
-           'BrokenDatabase', 'CellFailed', 'KernelDied', 'RunTimedOut', 'OutOfMemory', 'ClusterUnreachable',
-           'RunInterrupted', 'error_kinds', 'error_from_name']
+           'BrokenDatabase', 'LogUnavailable', 'AddressInUse', 'CellFailed', 'KernelDied', 'RunTimedOut', 'OutOfMemory',
+           'ClusterUnreachable', 'AttentionNeeded', 'RunInterrupted', 'error_kinds', 'error_from_name']
 
 # %% ../nbs/00_errors.ipynb #450582f1
 from collections.abc import Iterator
@@ -138,6 +138,18 @@ class BrokenDatabase(RideDurationError):
 
     exit_code = 33
 
+
+class LogUnavailable(RideDurationError):
+    "the prediction log cannot be written or read"
+
+    exit_code = 34
+
+
+class AddressInUse(RideDurationError):
+    "the service cannot listen where it was told to"
+
+    exit_code = 35
+
 # %% ../nbs/00_errors.ipynb #6b443d60
 class CellFailed(RideDurationError):
     "a cell of the notebook raised an error"
@@ -167,6 +179,12 @@ class ClusterUnreachable(RideDurationError):
     "the cluster's scheduler did not answer, or has no workers"
 
     exit_code = 44
+
+
+class AttentionNeeded(RideDurationError):
+    "the monitor has found something that a person should act on"
+
+    exit_code = 50
 
 
 class RunInterrupted(RideDurationError):
