@@ -23,6 +23,7 @@ from ..model.ladder import BOOKING, METERED
 from . import history, tracking
 from .gate import SEED, Decision, Rules, against_champion, decide
 from .handover import HandedOver
+from .hold import require_released
 from .kept import kept_model
 from .tracking import Tracked, Version, registered_name
 from .training import Candidate
@@ -157,8 +158,9 @@ def promote(
     force: bool = False,      # also where the gate has said no, or nothing
     by: str | None = None,    # who; the user of this process where nothing is said
 ) -> history.Event:
-    "Let a version answer from now on; raises `Refused` where the gate or a newer promotion stands against it."
+    "Let a version answer from now on; raises `Refused` where the gate, a newer promotion or a hold stands against it."
     name = registered_name(fleet, regime)
+    require_released(fleet)
     if force and not why:
         raise Refused(f"{name}: whoever insists says why: add --why")
     decided = None if force else _evidence(name, version)
