@@ -14,6 +14,7 @@ from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
 from ride_duration.data import source
 
 REPOSITORY = Path(__file__).parent.parent
+os.environ.setdefault("RIDE_DURATION_DEMO_TRIPS", "6000")  # how things go together can be seen in a tenth of the demo city
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests run two at a time: threads that spin for long while they wait would slow all of them
 
 

@@ -23,7 +23,7 @@ from fsspec.callbacks import NoOpCallback
 
 from .month import Month, parse_fleet
 from .schema import decode_month, open_month
-from ..errors import MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
+from ..errors import BadParameter, MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
 from ..files import replacing, sha256, storage_error, write_file
 
 # %% ../../nbs/data/03_source.ipynb #c0286a7f
@@ -43,10 +43,17 @@ def source_address(
     return asked if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
+def _demo_trips() -> int:  # in a month of the demo city
+    asked = os.environ.get("RIDE_DURATION_DEMO_TRIPS", "60000")
+    if not asked.isdecimal() or not 1000 <= int(asked) <= 10_000_000:
+        raise BadParameter(f"RIDE_DURATION_DEMO_TRIPS is the number of trips in a month of the demo city, from 1000 to 10000000, not {asked!r}")
+    return int(asked)
+
+
 def _cache_folder(fleet: str | None, address: str) -> Path:
     if fleet == "demo":
         made_by = hashlib.sha256(Path(find_spec("ride_duration.data.demo").origin).read_bytes()).hexdigest()
-        return home_folder() / "cache" / f"demo-{made_by[:8]}"
+        return home_folder() / "cache" / f"demo-{made_by[:8]}-{_demo_trips()}"
     name = re.sub(r"\W+", "-", address.rpartition("/")[2]).strip("-")
     return home_folder() / "cache" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
@@ -226,7 +233,7 @@ def fetch_month(
         if fleet == "demo":
             from ride_duration.data.demo import write_demo_month  # brings pandas, which a check of the cache does without
 
-            write_demo_month(part, month)
+            write_demo_month(part, month, _demo_trips())
         else:
             _download(url, part, progress or NoOpCallback())
         return _check_month(part, fleet, path.name)
