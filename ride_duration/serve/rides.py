@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TIME', 'RIDE_ID', 'MOST_RIDES', 'ZoneNumber', 'ZoneName', 'CITY', 'Trip', 'Ride', 'Batch', 'Completed', 'local_time',
-           'ModelName', 'Range', 'Answer', 'Answers', 'Moment', 'Curve', 'Truth', 'Fault', 'Problem', 'Trouble',
+           'ModelName', 'Range', 'Answer', 'Answers', 'Moment', 'Curve', 'Truth', 'AboutModel', 'AboutExperiment',
+           'AboutLine', 'AboutTrouble', 'About', 'Zone', 'ZoneList', 'Outlines', 'State', 'Fault', 'Problem', 'Trouble',
            'explain']
 
 # %% ../../nbs/serve/31_rides.ipynb #468ef937
@@ -123,8 +124,84 @@ class Truth(_Strict):
 
     ride_id: str
     minutes: Annotated[float, Field(description="How long it took.")]
-    predicted: Annotated[float, Field(description="How long it would take, said the model.")]
     completed_at: Annotated[str, Field(description="When that was first said, UTC.")]
+
+# %% ../../nbs/serve/31_rides.ipynb #2c8ffa05
+class AboutModel(_Strict):
+    "A model."
+
+    name: Annotated[str, Field(description="As it is registered.")]
+    version: str
+    regime: Literal["booking", "metered"]
+    since: Annotated[str | None, Field(description="When it was made champion, UTC; null for a challenger, or where there is no registry.")]
+    level: Annotated[float, Field(description="Share of rides that end inside its ranges.")]
+    train: Annotated[list[str] | None, Field(description="The months it learnt from.")]
+    val: Annotated[str | None, Field(description="The month it was judged on.")]
+    metrics: Annotated[dict[str, float | str | None] | None, Field(description="How far off it was then, in minutes.")]
+    synthetic: Annotated[bool | None, Field(description="true where it learnt from the demo city, which is made up.")]
+
+
+class AboutExperiment(_Strict):
+    "Two models compared on rides to come."
+
+    id: int
+    kind: Literal["split", "shadow"]
+    share: Annotated[float, Field(description="Of the rides, answered by the challenger.")]
+    since: str
+
+
+class AboutLine(AboutModel):
+    "A model, and its challenger while an experiment runs."
+
+    challenger: AboutModel | None
+    experiment: AboutExperiment | None
+
+
+class AboutTrouble(_Strict):
+    "A model that should answer, and does not."
+
+    regime: Literal["booking", "metered"]
+    variant: Literal["champion", "challenger"]
+    reason: str
+
+
+class About(AboutLine):
+    "Which models answer."
+
+    fleet: str
+    metered: Annotated[AboutLine | None, Field(description="The model that is told the length of the way, where one is deployed.")]
+    troubles: list[AboutTrouble]
+
+
+class Zone(_Strict):
+    "A taxi zone."
+
+    id: int
+    name: str
+    borough: str
+    x: Annotated[float | None, Field(description="Miles east.")]
+    y: Annotated[float | None, Field(description="Miles north.")]
+
+
+class ZoneList(_Strict):
+    "All zones."
+
+    fleet: str
+    zones: list[Zone]
+
+
+class Outlines(_Strict):
+    "What zones look like on a map."
+
+    fleet: str
+    unit: Literal["miles"]
+    zones: Annotated[dict[str, list[list[tuple[float, float]]]], Field(description="By number: closed rings of corners.")]
+
+
+class State(_Strict):
+    "How the service is."
+
+    status: Literal["live", "ready"]
 
 # %% ../../nbs/serve/31_rides.ipynb #c6b558af
 class Fault(_Strict):
