@@ -56,12 +56,11 @@ function showTime() {
 }
 
 function changed(wait = 0) {
-  write();
   clearTimeout(settling);
   clearTimeout(healing);
   asking?.abort();
   preview();
-  settling = setTimeout(answerRide, wait);
+  settling = setTimeout(() => (write(), answerRide()), wait);
 }
 
 // --- the address keeps the choice
@@ -105,12 +104,13 @@ async function answerRide() {
   asking?.abort();
   if (!ride.from || !ride.to || !isTime(ride.at)) return;
   const { signal } = (asking = new AbortController());
-  $("result").setAttribute("aria-busy", "true");
+  busy(true);
   const day = curve?.key === curveKey() ? null : overDay(signal).catch((error) => signal.aborted || (curve = null, showCurve()));
   try {
     answer = { ...(await ask("predict", asked(), signal)), at: ride.at };
     settled();
     showAnswer(answer, false);
+    if (model && answer.variant === "champion" && String(model.version) !== answer.model.version) loadModel(); // it was swapped
     await day;
   } catch (error) {
     if (!signal.aborted) complain(error, answerRide);
@@ -148,12 +148,15 @@ function settled() {
 
 // --- what is shown
 
+const busy = (on) => $("result").setAttribute("aria-busy", String(on)); // nothing is read aloud until it is over
+
 function blank() {
   answer = null;
   $("minutes-block").hidden = $("flags").hidden = true;
   $("prompt").hidden = Boolean(ride.from && ride.to);
   $("share").hidden = !(ride.from && ride.to);
-  $("result").removeAttribute("aria-busy");
+  busy(false);
+  $("model").textContent = modelSays(model, null);
   document.title = $("prompt").dataset.title;
 }
 
@@ -162,7 +165,7 @@ function preview() { // until the service has answered: the day's curve, where i
   if (!ride.from || !ride.to || !isTime(ride.at)) return blank(), (curve = null), showCurve();
   const known = curve?.key === curveKey() ? between(curve.points, minuteOfDay(ride.at)) : null;
   if (known) showAnswer({ ...known, level: answer?.level, flags: answer?.flags, at: ride.at }, true);
-  else $("result").setAttribute("aria-busy", "true");
+  else busy(true);
   plot.mark(minuteOfDay(ride.at));
 }
 
@@ -179,8 +182,7 @@ function showAnswer(said, guess) {
   if (said.logged === false) lines.push("This answer could not be written to the service’s log.");
   $("flags").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   $("flags").hidden = !lines.length;
-  $("result").toggleAttribute("aria-busy", guess);
-  if (guess) $("result").setAttribute("aria-busy", "true");
+  busy(guess);
   $("copied").textContent = "";
   document.title = `${number} ${unit}: ${ride.from.name} to ${ride.to.name}`;
   plot.mark(minuteOfDay(said.at), guess ? null : said);

@@ -35,14 +35,15 @@ export class ZoneField {
   show(zone) { // a choice made elsewhere
     this.zone = zone;
     this.input.value = zone?.name ?? "";
+    if (document.activeElement === this.input) this.input.select(); // what is typed next replaces it
     this.say("");
     this.#close();
   }
 
   say(text) {
     this.hint.textContent = text;
-    this.input.toggleAttribute("aria-invalid", Boolean(text));
     if (text) this.input.setAttribute("aria-invalid", "true");
+    else this.input.removeAttribute("aria-invalid");
   }
 
   #open(text) {

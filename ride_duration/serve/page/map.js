@@ -30,8 +30,10 @@ export class ZoneMap {
     this.marks = make("g", { class: "marks" }, svg);
     this.way = make("path", { class: "way" }, this.marks);
     this.words = make("g", {}, this.marks);
-    this.pins = { from: make("g", { class: "pin from" }, this.marks), to: make("path", { class: "pin to", d: "M0 0-6.5-9.5a7.8 7.8 0 1 1 13 0Z" }, this.marks) };
+    this.pins = { from: make("g", { class: "pin from" }, this.marks), to: make("g", { class: "pin to" }, this.marks) };
     for (const r of [9, 5]) make("circle", { r }, this.pins.from);
+    make("path", { d: "M0 0-6.5-9.5a7.8 7.8 0 1 1 13 0Z" }, this.pins.to);
+    make("circle", { cy: -14, r: 2.8 }, this.pins.to);
     make("path", { class: "cross", d: "M-14 0h10m8 0h10M0-14v10m0 8v10" }, this.marks);
     this.labels = new Labels(this.words);
     this.#listen();
@@ -111,7 +113,7 @@ export class ZoneMap {
     const { k, x, y } = this.#view;
     const [left, top, right, bottom] = union(boxes);
     const seen = k * left + x > 0 && k * top + y > BARS && k * right + x < this.size[0] && k * bottom + y < this.size[1] - BARS;
-    const told = boxes.every((box) => k * Math.max(box[2] - box[0], box[3] - box[1]) > 16);
+    const told = boxes.every((box) => k * Math.max(box[2] - box[0], box[3] - box[1]) > 26);
     if (!seen || !told) this.fit([left, top, right, bottom], { margin: Math.min(...this.size) / 8, closest: this.#least() * 9 });
   }
 

@@ -8,12 +8,13 @@ const fold = (text) => text.normalize("NFD").replace(/[\u0300-\u036f'’`]/g, ""
 const wordsOf = (text) => fold(text).match(/[a-z0-9]+/g) ?? [];
 
 export function index(zones) {
+  const told = zones.some(({ borough }) => borough !== "Unknown"); // a mirror of trips alone has numbers and no names
   return zones.map((zone) => {
     const words = wordsOf(zone.name);
     const all = [...words, ...words.map((word) => SHORT[word]).filter(Boolean)];
     const borough = wordsOf(zone.borough);
     const endings = words.map((_, place) => words.slice(place).join(""));
-    return { zone, words, all, borough, endings, named: zone.borough !== "Unknown" };
+    return { zone, words, all, borough, endings, named: !told || zone.borough !== "Unknown" };
   });
 }
 
@@ -21,7 +22,7 @@ function score(entry, asked) { // lower is better; Infinity where a word is miss
   let total = 0;
   for (const word of asked) {
     if (entry.words[0]?.startsWith(word)) total += 0;
-    else if (entry.all.some((own) => own.startsWith(word))) total += 1;
+    else if (entry.all.some((own) => own.startsWith(word) || own === SHORT[word])) total += 1;
     else if (entry.borough.some((own) => own.startsWith(word))) total += 3;
     else if (word.length > 2 && entry.endings[0]?.includes(word)) total += LOOSE;
     else return Infinity;
@@ -49,11 +50,11 @@ function near(entries, asked) {
   const joined = asked.join("");
   const most = Math.floor(joined.length / 3);
   if (!most) return [];
-  const off = ({ endings }) => Math.min(...endings.flatMap((ending) => [-1, 0, 1].map((more) => apart(joined, ending.slice(0, joined.length + more)))));
+  const off = ({ endings }) => Math.min(...endings.flatMap((ending, place) => [-1, 0, 1].map((more) => apart(joined, ending.slice(0, joined.length + more)) + (place ? 0.3 : 0))));
   return entries
     .filter((entry) => entry.named)
     .map((entry) => ({ entry, off: off(entry) }))
-    .filter(({ off }) => off <= most)
+    .filter(({ off }) => off < most + 1)
     .sort((one, other) => one.off - other.off)
     .slice(0, 5)
     .map(({ entry }) => entry.zone);

@@ -40,6 +40,7 @@ const FLAGS = {
   unseen_pair: (ride) => `The model has never seen a ride from ${ride.from.name} to ${ride.to.name}. It goes by rides nearby.`,
   unknown_zone: () => "The model has never seen one of these zones, or it is no place on the map. Take this as a rough guess.",
   holiday: (ride) => `${dayName(ride.at)} is a public holiday, and is reckoned as a Sunday.`,
+  miles_unused: () => "The length of the way was not used: the model that answers does without.",
 };
 export const flagSays = (flag, ride) => (Object.hasOwn(FLAGS, flag) ? FLAGS[flag](ride) : `Note: ${String(flag).replaceAll("_", " ")}.`);
 
