@@ -13,10 +13,11 @@ export class Trouble extends Error {
   }
 }
 
-export const useKey = (key) => sessionStorage.setItem(KEY, key);
+export const useKey = (key) => sessionStorage.setItem(KEY, key.trim());
 
 function trouble(answer, body) {
   const said = body?.error ?? {};
+  if (answer.status === 401) return new Trouble("this service needs a key: write yours here, or ask whoever runs it for one", { status: 401, code: said.code });
   const message = typeof said.message === "string" ? said.message : `the service answered ${answer.status}: try again in a moment`;
   const after = Number(answer.headers.get("Retry-After")) || 0; // seconds
   return new Trouble(message, { status: answer.status, code: said.code, field: said.field, after });
@@ -28,7 +29,7 @@ export async function ask(path, body, signal) {
   signal?.addEventListener("abort", () => patience.abort());
   const headers = { Accept: "application/json" };
   const key = sessionStorage.getItem(KEY);
-  if (key) headers["X-API-Key"] = key;
+  if (key) headers.Authorization = `Bearer ${key}`;
   if (body) headers["Content-Type"] = "application/json";
   try {
     const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal: patience.signal });

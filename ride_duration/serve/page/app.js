@@ -5,7 +5,7 @@ import { ZoneField } from "./combobox.js";
 import { between, Curve, pointsOf } from "./curve.js";
 import { ZoneMap } from "./map.js";
 import { dots } from "./shapes.js";
-import { clockMinute, clockTime, count, dayName, flagSays, isTime, later, minuteOfDay, modelSays, now, rangeSays, timeOfDay } from "./words.js";
+import { clockMinute, clockTime, count, dayName, flagSays, isTime, known, later, minuteOfDay, modelSays, now, rangeSays, timeOfDay } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const SETTLE = 280; // milliseconds after which a moving slider is taken at its word
@@ -110,7 +110,7 @@ async function answerRide() {
     answer = { ...(await ask("predict", asked(), signal)), at: ride.at };
     settled();
     showAnswer(answer, false);
-    if (model && answer.variant === "champion" && String(model.version) !== answer.model.version) loadModel(); // it was swapped
+    if (model && !known(model, answer.model)) loadModel(); // it was swapped
     await day;
   } catch (error) {
     if (!signal.aborted) complain(error, answerRide);
@@ -132,7 +132,7 @@ function complain(error, retry = null) { // one line, with the repair in it
   $("trouble").hidden = false;
   $("again").hidden = !retry;
   $("again").onclick = retry;
-  $("door").hidden = error.status !== 401 && error.status !== 403;
+  $("door").hidden = error.status !== 401;
   if (error.field === "miles") $("miles-field").hidden = false;
   for (const [end, name] of [["from", "pickup"], ["to", "dropoff"]]) if (error.field === name) fields[end].say("Choose another zone here.");
   if (retry === answerRide) blank();
@@ -163,8 +163,8 @@ function blank() {
 function preview() { // until the service has answered: the day's curve, where it holds for this ride
   settled();
   if (!ride.from || !ride.to || !isTime(ride.at)) return blank(), (curve = null), showCurve();
-  const known = curve?.key === curveKey() ? between(curve.points, minuteOfDay(ride.at)) : null;
-  if (known) showAnswer({ ...known, level: answer?.level, flags: answer?.flags, at: ride.at }, true);
+  const guess = curve?.key === curveKey() ? between(curve.points, minuteOfDay(ride.at)) : null;
+  if (guess) showAnswer({ ...guess, level: answer?.level, flags: answer?.flags, at: ride.at }, true);
   else busy(true);
   plot.mark(minuteOfDay(ride.at));
 }
@@ -260,7 +260,7 @@ async function loadShapes() {
 
 async function loadModel() {
   model = await ask("model").catch(() => null);
-  if (model?.regime === "metered") $("miles-field").hidden = false;
+  if (model?.metered || ride.miles) $("miles-field").hidden = false; // where a model reads it
   $("model").textContent = modelSays(model, answer);
 }
 

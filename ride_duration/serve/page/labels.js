@@ -33,7 +33,7 @@ export class Labels {
   }
 
   place({ k, screen, size, least, chosen }) {
-    const taken = [];
+    const taken = [[0, 0, 300, 50], [size[0] - 60, 0, size[0], 150], [0, size[1] - 50, size[0], size[1]]]; // buttons lie there
     const shown = new Set();
     const free = (box) => !taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
     const boxOf = ([x, y], wide, high) => [x - wide / 2, y - high / 2, x + wide / 2, y + high / 2];

@@ -28,7 +28,7 @@ export class ZoneMap {
     Object.assign(this, { svg, onpick, onhover, places: new Map(), chosen: {}, size: [0, 0] });
     this.ground = make("g", { class: "ground" }, svg);
     this.marks = make("g", { class: "marks" }, svg);
-    this.way = make("path", { class: "way" }, this.marks);
+    this.ways = ["way under", "way"].map((name) => make("path", { class: name }, this.marks));
     this.words = make("g", {}, this.marks);
     this.pins = { from: make("g", { class: "pin from" }, this.marks), to: make("g", { class: "pin to" }, this.marks) };
     for (const r of [9, 5]) make("circle", { r }, this.pins.from);
@@ -113,7 +113,7 @@ export class ZoneMap {
     const { k, x, y } = this.#view;
     const [left, top, right, bottom] = union(boxes);
     const seen = k * left + x > 0 && k * top + y > BARS && k * right + x < this.size[0] && k * bottom + y < this.size[1] - BARS;
-    const told = boxes.every((box) => k * Math.max(box[2] - box[0], box[3] - box[1]) > 26);
+    const told = k * Math.max(right - left, bottom - top) > Math.min(...this.size) / 5;
     if (!seen || !told) this.fit([left, top, right, bottom], { margin: Math.min(...this.size) / 8, closest: this.#least() * 9 });
   }
 
@@ -172,7 +172,8 @@ export class ZoneMap {
       pin.classList.toggle("gone", !ends[place]);
       if (ends[place]) pin.setAttribute("transform", `translate(${screen(ends[place].pole)})`);
     });
-    this.way.setAttribute("d", ends[0] && ends[1] && ends[0] !== ends[1] ? arc(screen(ends[0].pole), screen(ends[1].pole)) : "");
+    const way = ends[0] && ends[1] && ends[0] !== ends[1] ? arc(screen(ends[0].pole), screen(ends[1].pole)) : "";
+    for (const path of this.ways) path.setAttribute("d", way);
     this.labels.place({ k, screen, size: this.size, least: this.#least(), chosen: ends.filter(Boolean) });
     this.svg.querySelector(".cross").setAttribute("transform", `translate(${this.size[0] / 2} ${this.size[1] / 2})`);
   }

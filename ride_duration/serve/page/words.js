@@ -51,13 +51,18 @@ function months(list) {
   return named.length > 1 ? `${named[0]} to ${named.at(-1)}` : named[0];
 }
 
-export function modelSays(model, answer) {
-  const { name, version } = answer?.model ?? model ?? {};
-  if (!name) return "";
+export function known(about, { name, version }) { // what /model tells of a model
+  const told = [about, about?.metered, about?.challenger, about?.metered?.challenger];
+  return told.find((each) => each?.name === name && String(each.version) === String(version)) ?? null;
+}
+
+export function modelSays(about, answer) {
+  const named = answer?.model ?? about;
+  if (!named?.name) return "";
+  const own = known(about, named);
   const trial = answer?.variant === "challenger" ? ", a challenger on trial" : "";
-  const same = model && String(model.version) === String(version); // what /model tells holds for the champion
-  const learnt = same && Array.isArray(model.train) ? months(model.train) : null;
-  const off = same ? model.metrics?.mae_val : null;
-  const judged = typeof off === "number" ? `, and was off by ${off.toFixed(1)} minutes on average${month(model.val) ? ` in ${month(model.val)}` : ""}` : "";
-  return `${answer ? "Answered by" : "Answers come from"} ${name}, version ${version}${trial}${learnt ? `. It learnt from ${learnt}${judged}` : ""}.`;
+  const learnt = Array.isArray(own?.train) ? months(own.train) : null;
+  const off = own?.metrics?.mae_val;
+  const judged = typeof off === "number" ? `, and was off by ${off.toFixed(1)} minutes on average${month(own.val) ? ` in ${month(own.val)}` : ""}` : "";
+  return `${answer ? "Answered by" : "Answers come from"} ${named.name}, version ${named.version}${trial}.${learnt ? ` It learnt from ${learnt}${judged}.` : ""}`;
 }
