@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'keys_app', 'Unlogged', 'serve', 'add', 'listed', 'revoke']
 
-# %% ../nbs/44_cli_serve.ipynb #236a44a0
+# %% ../nbs/44_cli_serve.ipynb #fd432801
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,7 @@ def _server():  # the module, where everything it needs is installed
     return server
 
 
-class Unlogged(str, Enum):
+class Unlogged(StrEnum):
     "What to do with an answer that cannot be logged."
 
     refuse = "refuse"

@@ -1,26 +1,15 @@
 """The page for people, in a real browser, served by the real service: no stub answers in between."""
 
 import json
-import os
 import re
 import shutil
-import sqlite3
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
-from ride_duration.data.demo import write_demo_month
-from ride_duration.data.month import Month
-from ride_duration.data.trips import read_trips
 from ride_duration.data.zones import zone_table
-from ride_duration.model.bundle import keep_lesson, save_bundle
-from ride_duration.model.intervals import RangedBoosted
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 if BROWSER is None:

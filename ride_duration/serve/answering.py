@@ -23,7 +23,7 @@ from ..model.ladder import BOOKING, METERED
 from ..model.pairs import SIDE
 from ..ops.answers import Answered, Completion, Conflict, fresh_ride_id
 from ..ops.log_writer import LogWriter
-from ..ops.registry import CHALLENGER, CHAMPION
+from ..ops.registry import CHAMPION
 from ..ops.tracking import registered_name
 from .experiment import SHADOW, assigned
 from .metrics import Metrics

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Desk', 'understand', 'predict', 'predict_batch', 'curve', 'completed', 'about', 'zones', 'shapes', 'not_ready']
 
-# %% ../../nbs/serve/35_desk.ipynb #e88c841e
+# %% ../../nbs/serve/35_desk.ipynb #67a2fcd1
 import asyncio
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,10 +124,8 @@ async def shapes(desk: Desk) -> bytes:
     async with desk.lock:
         if desk.outlines is None and time.monotonic() - desk.looked >= _AGAIN:
             desk.looked = time.monotonic()
-            try:
+            with suppress(RideDurationError, TimeoutError):
                 desk.outlines = await asyncio.wait_for(asyncio.to_thread(shapes_json, fleet, desk.source), _PATIENCE)
-            except (RideDurationError, TimeoutError):
-                pass
     return desk.outlines or b'{"fleet":"%b","unit":"miles","zones":{}}' % fleet.encode()
 
 # %% ../../nbs/serve/35_desk.ipynb #4e90e635

@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 import pandas as pd
+from pydantic_core import to_json
 
 from ..data.zones import find_zone, zone_shapes
 from ..errors import UnknownZone
-from .rides import Trouble, to_json
+from .rides import Trouble
 
 # %% ../../nbs/serve/32_places.ipynb #d6b60ef3
 _REMEMBERED = 10_000  # spellings

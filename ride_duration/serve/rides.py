@@ -10,14 +10,11 @@ __all__ = ['TIME', 'RIDE_ID', 'MOST_RIDES', 'ZoneNumber', 'ZoneName', 'CITY', 'B
 
 # %% ../../nbs/serve/31_rides.ipynb #468ef937
 from datetime import datetime
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic_core import to_json
 from typing_extensions import TypeAliasType
-
-from ..model.intervals import LEVEL
 
 # %% ../../nbs/serve/31_rides.ipynb #00f33952
 _DATE = (

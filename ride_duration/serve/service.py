@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RideId', 'PAGE', 'make_app']
 
-# %% ../../nbs/serve/37_service.ipynb #269962f3
-from collections.abc import Callable, Mapping
+# %% ../../nbs/serve/37_service.ipynb #e531cd7b
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
