@@ -94,11 +94,15 @@ def _number(path: str) -> tuple[int, int] | None:  # by which the system knows a
     return found.st_dev, found.st_ino
 
 
-def _connect_sqlite(path: str, patience: float) -> sqlite3.Connection:
-    class Connection(sqlite3.Connection):
-        numbers = {path: _number(path)}  # before it is opened: if it is replaced in between, that is seen later
+class _OnFile(sqlite3.Connection):
+    numbers: dict[str, tuple[int, int] | None]  # of the files it was opened on
 
-    return sqlite3.connect(f"file:{quote(path)}?mode=rw", patience, isolation_level=None, check_same_thread=False, uri=True, factory=Connection)
+
+def _connect_sqlite(path: str, patience: float) -> _OnFile:
+    numbers = {path: _number(path)}  # before it is opened: if it is replaced in between, that is seen later
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", patience, isolation_level=None, check_same_thread=False, uri=True, factory=_OnFile)
+    connection.numbers = numbers
+    return connection
 
 
 def _check_place(connection: sa.Connection, path: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..errors import BadParameter, LogUnavailable
-from .answers import Answered, Completion, Conflict, check_answer, check_completion, distinct
+from .answers import Answered, Completion, check_answer, check_completion, distinct
 from .log_database import ROW_FAULTS, LogDatabase
 from .prediction_log import PredictionLog, store
 
