@@ -9,6 +9,7 @@ __all__ = ['ROW_FAULTS', 'SCHEMA', 'log_url', 'shown_url', 'log_trouble', 'LogDa
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -105,10 +106,11 @@ def _connect_sqlite(path: str, patience: float) -> _OnFile:
     return connection
 
 
-def _check_place(connection: sa.Connection, path: str) -> None:
+def _check_place(connection: sa.Connection, path: str, written: bool = False) -> None:
     "Raise `LogUnavailable` where the file, or what it writes ahead into, is no longer the one that was opened."
     numbers = connection.connection.driver_connection.numbers
-    numbers.setdefault(f"{path}-wal", _number(f"{path}-wal"))
+    if written:  # from the first commit on, there is a second one
+        numbers.setdefault(f"{path}-wal", _number(f"{path}-wal"))
     if any(number is None or _number(part) != number for part, number in numbers.items()):
         connection.invalidate()
         raise LogUnavailable(f"the prediction log cannot be used: {path} was moved, replaced or removed while it was open: put it back, or start again to begin a new one")
@@ -173,15 +175,20 @@ class LogDatabase:
         with self.explained(), connection.begin():
             yield
         if self.sqlite:
-            _check_place(connection, self.url.database)
+            _check_place(connection, self.url.database, written=True)
 
-    def select(self, connection: sa.Connection, statement: str, **values: object) -> list[sa.Row]:  # `:name` stands for a value, or for a list of them after IN
+    def execute(self, connection: sa.Connection, statement: str, **values: object) -> sa.CursorResult:  # `:name` stands for a value, or for a list of them after IN
         lists = [sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)]
-        return connection.execute(sa.text(statement).bindparams(*lists), values).all()
+        return connection.execute(sa.text(statement).bindparams(*lists), values)
+
+    def select(self, connection: sa.Connection, statement: str, **values: object) -> list[sa.Row]:
+        return self.execute(connection, statement, **values).all()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:  # one view of the log
         with self.explained(), self.engine.connect() as connection:
+            if self.sqlite:
+                _check_place(connection, self.url.database)
             yield connection
 
     def close(self) -> None:
@@ -189,6 +196,7 @@ class LogDatabase:
 
 # %% ../../nbs/ops/24_log_database.ipynb #a337af52
 SCHEMA = "0001"  # the newest of the migrations
+_ONE_AT_A_TIME = threading.Lock()  # Alembic keeps what it works on in global names
 _VERSIONS = "ride_duration_log"  # the table that says which were done; a name of its own, for PostgreSQL databases are shared
 
 
@@ -210,7 +218,8 @@ def _migrate(connection: sa.Connection) -> None:  # inside a transaction
     config = Config()
     config.set_main_option("script_location", str(files("ride_duration.ops") / "_migrations").replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=_VERSIONS)
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")
 
 
 def _check_schema(database: LogDatabase, found: str | None) -> bool:  # are the tables as they should be?
