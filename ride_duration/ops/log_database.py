@@ -121,25 +121,29 @@ def _postgres_options(patience: float) -> dict:  # for libpq; a silent peer is g
     return {"connect_timeout": seconds, "tcp_user_timeout": 1000 * seconds, "keepalives_idle": seconds, "keepalives_interval": 1, "keepalives_count": seconds}
 
 
-def _prepare(connection: object, patience: float) -> None:  # of the driver, just made
-    if isinstance(connection, sqlite3.Connection):
-        _write_ahead(connection)
-        for setting in ("synchronous = full", "foreign_keys = on"):
-            connection.execute(f"PRAGMA {setting}")
-        return
+def _prepare_sqlite(connection: sqlite3.Connection, checkpoints: bool) -> None:  # just made
+    _write_ahead(connection)
+    for setting in ("synchronous = full", "foreign_keys = on", *["wal_autocheckpoint = 0"] * (not checkpoints)):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _prepare_postgres(connection: object, patience: float) -> None:  # just made
     connection.execute("SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false)", (f"{round(1000 * patience)}ms",))
     connection.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')")
     connection.commit()
 
 
-def _engine(url: sa.URL, patience: float) -> sa.Engine:
-    if url.drivername == "sqlite":
-        engine = sa.create_engine(url, creator=lambda: _connect_sqlite(url.database, patience), hide_parameters=True)
-    else:
-        engine = sa.create_engine(url, connect_args=_postgres_options(patience), hide_parameters=True)
-    sa.event.listen(engine, "connect", lambda connection, _: _prepare(connection, patience))
-    if url.drivername == "sqlite":  # its driver begins nothing by itself; a writer takes its turn at once
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN")))
+def _sqlite_engine(url: sa.URL, patience: float, checkpoints: bool) -> sa.Engine:
+    engine = sa.create_engine(url, creator=lambda: _connect_sqlite(url.database, patience), hide_parameters=True)
+    sa.event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, checkpoints))
+    # its driver begins nothing by itself; a writer takes its turn at once
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN")))
+    return engine
+
+
+def _postgres_engine(url: sa.URL, patience: float) -> sa.Engine:
+    engine = sa.create_engine(url, connect_args=_postgres_options(patience), hide_parameters=True)
+    sa.event.listen(engine, "connect", lambda connection, _: _prepare_postgres(connection, patience))
     return engine
 
 # %% ../../nbs/ops/24_log_database.ipynb #07e66241
@@ -149,9 +153,14 @@ ROW_FAULTS = (DataError, IntegrityError)  # about what was to be written, not ab
 class LogDatabase:
     "A database for the log, with its tables; opened by `open_database`."
 
-    def __init__(self, url: sa.URL, patience: float) -> None:  # seconds to wait for a lock, or for a server that is silent
-        self.url, self.patience, self.engine = url, patience, _engine(url, patience)
-        self.sqlite = url.drivername == "sqlite"
+    def __init__(
+        self,
+        url: sa.URL,
+        patience: float,           # seconds to wait for a lock, or for a server that is silent
+        checkpoints: bool = True,  # of SQLite, by whoever commits
+    ) -> None:
+        self.url, self.patience, self.sqlite = url, patience, url.drivername == "sqlite"
+        self.engine = _sqlite_engine(url, patience, checkpoints) if self.sqlite else _postgres_engine(url, patience)
 
     def __repr__(self) -> str:
         return f"LogDatabase({shown_url(self.url)!r})"
