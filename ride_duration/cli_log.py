@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Log', 'length_of_time', 'day_of', 'show', 'export', 'prune']
 
-# %% ../nbs/42_cli_log.ipynb #82140f6a
+# %% ../nbs/42_cli_log.ipynb #19166a00
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +17,7 @@ import typer
 from .errors import BadParameter
 from .terminal import Json, console
 
-# %% ../nbs/42_cli_log.ipynb #f38a219d
+# %% ../nbs/42_cli_log.ipynb #fe4afd7f
 app = typer.Typer(help="Look at the prediction log, export it, keep it short.", no_args_is_help=True)
 Log = Annotated[
     str | None,
@@ -27,7 +27,7 @@ Log = Annotated[
     ),
 ]  # fmt: skip
 
-# %% ../nbs/42_cli_log.ipynb #e831b841
+# %% ../nbs/42_cli_log.ipynb #7dae84bf
 def length_of_time(text: str) -> timedelta:
     "What `90d` means."
     found = re.fullmatch(r"(\d{1,7})([dhm])", text.strip())
@@ -50,7 +50,7 @@ def day_of(
     except (BadParameter, OverflowError):
         raise BadParameter(f"{text!r} is no day: write it as 2026-11-24, or as 30d for thirty days ago") from None
 
-# %% ../nbs/42_cli_log.ipynb #dab32604
+# %% ../nbs/42_cli_log.ipynb #88c69eff
 def _logged_row(logged: object) -> dict:  # of `answers.Logged`, for machines
     answer, told = logged.answer._asdict(), logged.completion
     answer |= {name: answer[name].isoformat() for name in ("answered_at", "pickup_at")} | {"flags": list(logged.answer.flags)}
@@ -95,7 +95,7 @@ def show(
     else:
         print(f"nothing was answered yet in {place}")
 
-# %% ../nbs/42_cli_log.ipynb #be9fb5e4
+# %% ../nbs/42_cli_log.ipynb #33902faa
 @app.command()
 def export(
     out: Annotated[Path, typer.Option("--out", help="The folder for day=2026-11-24/answers.parquet and so on.")],

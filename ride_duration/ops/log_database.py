@@ -9,6 +9,7 @@ __all__ = ['ROW_FAULTS', 'SCHEMA', 'log_url', 'shown_url', 'log_trouble', 'LogDa
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -94,17 +95,22 @@ def _number(path: str) -> tuple[int, int] | None:  # by which the system knows a
     return found.st_dev, found.st_ino
 
 
-def _connect_sqlite(path: str, patience: float) -> sqlite3.Connection:
-    class Connection(sqlite3.Connection):
-        numbers = {path: _number(path)}  # before it is opened: if it is replaced in between, that is seen later
-
-    return sqlite3.connect(f"file:{quote(path)}?mode=rw", patience, isolation_level=None, check_same_thread=False, uri=True, factory=Connection)
+class _OnFile(sqlite3.Connection):
+    numbers: dict[str, tuple[int, int] | None]  # of the files it was opened on
 
 
-def _check_place(connection: sa.Connection, path: str) -> None:
+def _connect_sqlite(path: str, patience: float) -> _OnFile:
+    numbers = {path: _number(path)}  # before it is opened: if it is replaced in between, that is seen later
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", patience, isolation_level=None, check_same_thread=False, uri=True, factory=_OnFile)
+    connection.numbers = numbers
+    return connection
+
+
+def _check_place(connection: sa.Connection, path: str, written: bool = False) -> None:
     "Raise `LogUnavailable` where the file, or what it writes ahead into, is no longer the one that was opened."
     numbers = connection.connection.driver_connection.numbers
-    numbers.setdefault(f"{path}-wal", _number(f"{path}-wal"))
+    if written:  # from the first commit on, there is a second one
+        numbers.setdefault(f"{path}-wal", _number(f"{path}-wal"))
     if any(number is None or _number(part) != number for part, number in numbers.items()):
         connection.invalidate()
         raise LogUnavailable(f"the prediction log cannot be used: {path} was moved, replaced or removed while it was open: put it back, or start again to begin a new one")
@@ -115,25 +121,29 @@ def _postgres_options(patience: float) -> dict:  # for libpq; a silent peer is g
     return {"connect_timeout": seconds, "tcp_user_timeout": 1000 * seconds, "keepalives_idle": seconds, "keepalives_interval": 1, "keepalives_count": seconds}
 
 
-def _prepare(connection: object, patience: float) -> None:  # of the driver, just made
-    if isinstance(connection, sqlite3.Connection):
-        _write_ahead(connection)
-        for setting in ("synchronous = full", "foreign_keys = on"):
-            connection.execute(f"PRAGMA {setting}")
-        return
+def _prepare_sqlite(connection: sqlite3.Connection, checkpoints: bool) -> None:  # just made
+    _write_ahead(connection)
+    for setting in ("synchronous = full", "foreign_keys = on", *["wal_autocheckpoint = 0"] * (not checkpoints)):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _prepare_postgres(connection: object, patience: float) -> None:  # just made
     connection.execute("SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false)", (f"{round(1000 * patience)}ms",))
     connection.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')")
     connection.commit()
 
 
-def _engine(url: sa.URL, patience: float) -> sa.Engine:
-    if url.drivername == "sqlite":
-        engine = sa.create_engine(url, creator=lambda: _connect_sqlite(url.database, patience), hide_parameters=True)
-    else:
-        engine = sa.create_engine(url, connect_args=_postgres_options(patience), hide_parameters=True)
-    sa.event.listen(engine, "connect", lambda connection, _: _prepare(connection, patience))
-    if url.drivername == "sqlite":  # its driver begins nothing by itself; a writer takes its turn at once
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN")))
+def _sqlite_engine(url: sa.URL, patience: float, checkpoints: bool) -> sa.Engine:
+    engine = sa.create_engine(url, creator=lambda: _connect_sqlite(url.database, patience), hide_parameters=True)
+    sa.event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, checkpoints))
+    # its driver begins nothing by itself; a writer takes its turn at once
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN")))
+    return engine
+
+
+def _postgres_engine(url: sa.URL, patience: float) -> sa.Engine:
+    engine = sa.create_engine(url, connect_args=_postgres_options(patience), hide_parameters=True)
+    sa.event.listen(engine, "connect", lambda connection, _: _prepare_postgres(connection, patience))
     return engine
 
 # %% ../../nbs/ops/24_log_database.ipynb #07e66241
@@ -143,9 +153,14 @@ ROW_FAULTS = (DataError, IntegrityError)  # about what was to be written, not ab
 class LogDatabase:
     "A database for the log, with its tables; opened by `open_database`."
 
-    def __init__(self, url: sa.URL, patience: float) -> None:  # seconds to wait for a lock, or for a server that is silent
-        self.url, self.patience, self.engine = url, patience, _engine(url, patience)
-        self.sqlite = url.drivername == "sqlite"
+    def __init__(
+        self,
+        url: sa.URL,
+        patience: float,           # seconds to wait for a lock, or for a server that is silent
+        checkpoints: bool = True,  # of SQLite, by whoever commits
+    ) -> None:
+        self.url, self.patience, self.sqlite = url, patience, url.drivername == "sqlite"
+        self.engine = _sqlite_engine(url, patience, checkpoints) if self.sqlite else _postgres_engine(url, patience)
 
     def __repr__(self) -> str:
         return f"LogDatabase({shown_url(self.url)!r})"
@@ -169,15 +184,20 @@ class LogDatabase:
         with self.explained(), connection.begin():
             yield
         if self.sqlite:
-            _check_place(connection, self.url.database)
+            _check_place(connection, self.url.database, written=True)
 
-    def select(self, connection: sa.Connection, statement: str, **values: object) -> list[sa.Row]:  # `:name` stands for a value, or for a list of them after IN
+    def execute(self, connection: sa.Connection, statement: str, **values: object) -> sa.CursorResult:  # `:name` stands for a value, or for a list of them after IN
         lists = [sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)]
-        return connection.execute(sa.text(statement).bindparams(*lists), values).all()
+        return connection.execute(sa.text(statement).bindparams(*lists), values)
+
+    def select(self, connection: sa.Connection, statement: str, **values: object) -> list[sa.Row]:
+        return self.execute(connection, statement, **values).all()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:  # one view of the log
         with self.explained(), self.engine.connect() as connection:
+            if self.sqlite:
+                _check_place(connection, self.url.database)
             yield connection
 
     def close(self) -> None:
@@ -185,6 +205,7 @@ class LogDatabase:
 
 # %% ../../nbs/ops/24_log_database.ipynb #a337af52
 SCHEMA = "0001"  # the newest of the migrations
+_ONE_AT_A_TIME = threading.Lock()  # Alembic keeps what it works on in global names
 _VERSIONS = "ride_duration_log"  # the table that says which were done; a name of its own, for PostgreSQL databases are shared
 
 
@@ -206,7 +227,8 @@ def _migrate(connection: sa.Connection) -> None:  # inside a transaction
     config = Config()
     config.set_main_option("script_location", str(files("ride_duration.ops") / "_migrations").replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=_VERSIONS)
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")
 
 
 def _check_schema(database: LogDatabase, found: str | None) -> bool:  # are the tables as they should be?

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ..errors import BadParameter, LogUnavailable
-from .answers import Answered, Completion, Conflict, check_answer, check_completion, distinct
+from .answers import Answered, Completion, check_answer, check_completion, distinct
+from .checkpoints import Checkpoints
 from .log_database import ROW_FAULTS, LogDatabase
 from .prediction_log import PredictionLog, store
 
@@ -90,8 +91,11 @@ class _Thread(threading.Thread):
         self.connection, self._open = None, ExitStack()
         self.commits, self.rows, self.seconds = 0, 0, None  # so far; of the last commit
         self.trouble: tuple[float, str] | None = None       # since when it cannot write, and why
+        self.checkpoints = Checkpoints(database) if database.sqlite else None
 
     def run(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.start()
         while group := self.groups.next():
             try:
                 self._settle(group)
@@ -100,6 +104,9 @@ class _Thread(threading.Thread):
                     call.outcome = error
             self.deliver(group)
         self._disconnect()
+        if self.checkpoints:
+            self.checkpoints.end()
+            self.checkpoints.join()
 
     def _disconnect(self) -> None:
         self.connection = None
@@ -117,6 +124,8 @@ class _Thread(threading.Thread):
             call.outcome = outcome
         self.commits, self.rows, self.seconds = self.commits + 1, self.rows + sum(len(call.rides) for call in group), time.perf_counter() - began
         self.trouble = None
+        if self.checkpoints:
+            self.checkpoints.committed.set()
 
     def hopeless(self) -> str | None:  # why, where it has failed for longer than anybody waits
         trouble = self.trouble
@@ -173,7 +182,7 @@ class LogWriter:
     ) -> None:
         self.log, self.patience, self.room = log, patience, room
         self._groups, self._waiting, self._alarm = _Groups(), deque(), None
-        self._thread = _Thread(LogDatabase(log.database.url, min(patience, 1.0)), self._groups, patience, self._deliver)
+        self._thread = _Thread(LogDatabase(log.database.url, min(patience, 1.0), checkpoints=False), self._groups, patience, self._deliver)
         self._queued, self._refused, self._next_try, self._closing = 0, 0, 0.0, False
 
     async def __aenter__(self) -> "LogWriter":
