@@ -377,14 +377,15 @@ def test_when_nothing_can_be_logged_the_page_says_so_and_goes_on_by_itself(visit
     says(page, question(service, "predict", {**RIDE, "pickup": NORTHFIELD, "dropoff": AMBER}))
 
 
-def test_a_locked_service_without_outlines_and_with_rude_names(visit, folder, trips, monkeypatch):
+def test_a_locked_service_without_outlines_with_rude_names_in_a_slow_city(visit, folder, trips, monkeypatch):
     zones = zone_table("demo")
     zones.loc[AMBER, "Zone"] = "<img src=x onerror=alert(1)><b>Amber</b>"
     (folder / "locked").mkdir()
     (folder / "bare").mkdir()
     monkeypatch.setenv("RIDE_DURATION_HOME", str(folder / "locked"))
     key = add_key("a person")
-    bundle = small_bundle(trips, zones, folder / "rude", "green")
+    slow = trips.assign(duration=(3 * trips["duration"]).clip(upper=60))
+    bundle = small_bundle(slow, zones, folder / "rude", "green")
     # 127.0.0.1 as one number: nobody else can ask, but the service cannot know, and wants keys
     with serving(bundle, folder / "locked", "--host", "2130706433", RIDE_DURATION_SOURCE=str(folder / "bare")) as address:
         page = visit(LINK, address=address, excused="status of 401")
@@ -394,6 +395,7 @@ def test_a_locked_service_without_outlines_and_with_rude_names(visit, folder, tr
         expect(page.locator("#from")).to_have_value("<img src=x onerror=alert(1)><b>Amber</b>")
         expect(page.locator("#minutes-block")).to_be_visible()
         expect(page.get_by_label("API key")).to_be_hidden()
+        expect(page.locator("#flags")).to_contain_text("learnt from rides of at most an hour: this one may take longer.")
         expect(page.locator("#synthetic")).to_be_hidden()
         drawn(page)  # dots in the zones' places
         assert page.locator(".zone").count() == 72

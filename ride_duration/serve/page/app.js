@@ -9,6 +9,7 @@ import { clockMinute, clockTime, count, dayName, flagSays, isTime, known, later,
 
 const $ = (id) => document.getElementById(id);
 const TITLE = document.title;
+const HOUR = 60; // minutes, where the range of every model ends
 const PATIENCE = 700; // milliseconds for which the answer to another ride may stand, dimmed
 const SETTLE = 280; // milliseconds after which a moving slider is taken at its word
 const FLEETS = { yellow: "New York’s yellow taxis", green: "New York’s green taxis", demo: "The demo city’s taxis" };
@@ -194,6 +195,7 @@ function showAnswer(said, guess) {
   $("range").textContent = rangeSays(said);
   $("arrival").textContent = `Leave at ${clockTime(said.at)}, arrive about ${later(said.at, said.minutes)}.`;
   const lines = (said.flags ?? []).map((flag) => flagSays(flag, { ...ride, at: said.at }));
+  if (said.high > HOUR - 0.5) lines.push("The model learnt from rides of at most an hour: this one may take longer.");
   if (said.logged === false) lines.push("This answer could not be written to the service’s log.");
   $("flags").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   $("flags").hidden = !lines.length;
