@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Desk', 'understand', 'predict', 'predict_batch', 'curve', 'completed', 'about', 'zones', 'shapes', 'not_ready']
 
-# %% ../../nbs/serve/35_desk.ipynb #fcecd0fa
+# %% ../../nbs/serve/35_desk.ipynb #e88c841e
 import asyncio
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..ops.answers import Answered, Conflict, fresh_ride_id
 from .answering import Answering, Question, answer_batch, as_told, complete_ride, half_hours, is_loggable
 from .models import Deployed, Line
 from .places import Places, shapes_json, zones_json
-from .rides import Batch, Completed, Ride, Trip, Trouble, local_time
+from .rides import BELONGS, RIDE_ID, Batch, Completed, Ride, Trip, Trouble, local_time
 
 # %% ../../nbs/serve/35_desk.ipynb #19b80b7f
 @dataclass
@@ -80,6 +81,8 @@ async def curve(desk: Desk, trip: Trip) -> dict:  # see `rides.Curve`
 
 async def completed(desk: Desk, ride_id: str, truth: Completed) -> dict:  # see `rides.Truth`
     "How long a ride took in the end."
+    if not re.match(RIDE_ID, ride_id):
+        raise Trouble(422, "wrong_value", f"ride_id is not right: write {BELONGS['ride_id']}", "ride_id")
     told = await complete_ride(desk.answering, ride_id, truth.minutes)
     return {"ride_id": told.ride_id, "minutes": told.minutes, "completed_at": told.at.isoformat(timespec="seconds")}
 

@@ -30,12 +30,12 @@ class Places:
 
     def find(
         self,
-        said: int | str,  # a number, or a name
-        field: str,       # where it was said
-    ) -> int:             # the zone's number
+        said: float | str,  # a whole number from 1 to 265, or a name
+        field: str,         # where it was said
+    ) -> int:               # the zone's number
         "The zone somebody means; raises `Trouble` where none or several could be meant."
-        if type(said) is int:  # between 1 and 265, says the schema
-            return said
+        if not isinstance(said, str):
+            return int(said)
         found = self._understood.get(said)
         return found if found is not None else self._understand(said, field)
 

@@ -110,6 +110,9 @@ def _tell_metrics(desk: Desk, before: int) -> int:  # swaps so far
     return models.swaps
 
 
+_REFUSED_AFTER, _UNLOGGED_AFTER = 5.0, 1.0  # seconds a ride waits for the log; less where it is answered then all the same
+
+
 async def _watch(desk: Desk, guard: Guard, every: float) -> None:
     swaps, loop = 0, asyncio.get_running_loop()
     while True:
@@ -131,7 +134,7 @@ async def open_desk(settings: Settings, guard: Guard) -> AsyncIterator[Desk]:
     models = Models(*wishes_of(settings))
     models.look()
     with open_log(settings.log) as log:
-        async with LogWriter(log) as writer:
+        async with LogWriter(log, patience=_UNLOGGED_AFTER if settings.unlogged else _REFUSED_AFTER) as writer:
             desk = Desk(Answering(models, writer, Metrics(), settings.unlogged), settings.source)
             _tell_metrics(desk, 0)
             watch = asyncio.create_task(_watch(desk, guard, settings.every))

@@ -145,7 +145,7 @@ class _Api(FastAPI):
     "An application that documents itself as it is."
 
     def __init__(self, desk: Desk, house: House):
-        super().__init__(title="ride_duration", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, openapi_url=None, separate_input_output_schemas=False)
+        super().__init__(title="ride_duration", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, openapi_url=None, separate_input_output_schemas=False, redirect_slashes=False)
         self.desk, self.house = desk, house
 
     def openapi(self) -> dict:
