@@ -1,15 +1,28 @@
 """The page for people, in a real browser, served by the real service: no stub answers in between."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
+from ride_duration.data.demo import write_demo_month
+from ride_duration.data.month import Month
+from ride_duration.data.trips import read_trips
 from ride_duration.data.zones import zone_table
+from ride_duration.model.bundle import keep_lesson, save_bundle
+from ride_duration.model.intervals import RangedBoosted
+from ride_duration.model.ladder import BOOKING
+from ride_duration.serve.keys import add_key
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 if BROWSER is None:
@@ -28,6 +41,44 @@ def question(address: str, path: str, body: dict | None = None) -> dict:
     request = urllib.request.Request(f"{address}/{path}", data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
+
+
+@contextmanager
+def serving(bundle: Path, home: Path, *options: str, **environment: str) -> Iterator[str]:
+    "The service as a process of its own; where it answers."
+    command = [sys.executable, "-m", "ride_duration", "serve", "--bundle", bundle, "--port", "0", *options]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RIDE_DURATION_HOME": str(home), **environment}
+    with open(home / "said.txt", "w") as said, subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=said, text=True) as process:
+        try:
+            address = process.stdout.readline().partition(" ")[0]
+            assert address, (home / "said.txt").read_text()
+            yield address
+        finally:
+            process.terminate()
+            assert process.wait(40) == 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def trips(folder) -> pd.DataFrame:
+    write_demo_month(folder / "month.parquet", Month(2023, 1), 6000)
+    return read_trips(folder / "month.parquet", "demo", Month(2023, 1))[0]
+
+
+def small_bundle(trips: pd.DataFrame, zones: pd.DataFrame, folder: Path, fleet: str) -> Path:
+    model = RangedBoosted(zones, BOOKING, trees=30, threads=1).fit(trips, trips["duration"])
+    return save_bundle(model, folder, keep_lesson(trips), {"fleet": fleet, "synthetic": True, "train": ["2023-01"]})
+
+
+@pytest.fixture(scope="module")
+def service(folder, trips) -> Iterator[str]:
+    (folder / "home").mkdir()
+    with serving(small_bundle(trips, zone_table("demo"), folder / "demo", "demo"), folder / "home") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +223,7 @@ def test_the_day_is_a_curve_with_a_slider(visit, service):
     page.locator("#day").fill("2023-07-04")
     page.locator("#time").fill("23:50")
     says(page, question(service, "predict", {**RIDE, "at": "2023-07-04T23:50"}))
-    expect(page.locator("#flags")).to_have_text("Tuesday 4 July 2023 is a public holiday, and is reckoned as a Sunday.")
+    expect(page.locator("#flags li").last).to_have_text("Tuesday 4 July 2023 is a public holiday, and is reckoned as a Sunday.")
     expect(page.locator("#arrival")).to_contain_text("AM the next day")
 
 
@@ -304,6 +355,53 @@ def test_the_policy_holds(visit, service):
     for file in PAGE.iterdir():
         assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(|https?://(?!www\.w3\.org)", file.read_text()), file
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", (PAGE / "index.html").read_text())
+
+
+def test_when_nothing_can_be_logged_the_page_says_so_and_goes_on_by_itself(visit, service, folder):
+    log = folder / "home" / "predictions.sqlite"
+    page = visit(LINK, excused="status of 503")
+    expect(page.locator("#minutes-block")).to_be_visible()
+    log.rename(folder / "away.sqlite")
+    try:
+        page.get_by_role("button", name="Swap").click()
+        alert = page.get_by_role("alert")
+        expect(page.locator("#prompt")).to_have_text("Asking the service…")  # instead of the answer to another ride
+        expect(page.locator("#minutes-block")).to_be_hidden()
+        expect(alert).to_contain_text("cannot be logged, so nothing is said: ask again in 5 seconds.", timeout=15_000)
+        expect(page.locator("#minutes-block")).to_be_hidden()
+        expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    finally:
+        (folder / "away.sqlite").rename(log)
+    expect(page.locator("#minutes-block")).to_be_visible(timeout=15_000)
+    expect(alert).to_be_hidden()
+    says(page, question(service, "predict", {**RIDE, "pickup": NORTHFIELD, "dropoff": AMBER}))
+
+
+def test_a_locked_service_without_outlines_with_rude_names_in_a_slow_city(visit, folder, trips, monkeypatch):
+    zones = zone_table("demo")
+    zones.loc[AMBER, "Zone"] = "<img src=x onerror=alert(1)><b>Amber</b>"
+    (folder / "locked").mkdir()
+    (folder / "bare").mkdir()
+    monkeypatch.setenv("RIDE_DURATION_HOME", str(folder / "locked"))
+    key = add_key("a person")
+    slow = trips.assign(duration=(3 * trips["duration"]).clip(upper=60))
+    bundle = small_bundle(slow, zones, folder / "rude", "green")
+    # 127.0.0.1 as one number: nobody else can ask, but the service cannot know, and wants keys
+    with serving(bundle, folder / "locked", "--host", "2130706433", RIDE_DURATION_SOURCE=str(folder / "bare")) as address:
+        page = visit(LINK, address=address, excused="status of 401")
+        expect(page.get_by_role("alert")).to_contain_text("This service needs a key: write yours here")
+        page.get_by_label("API key").fill(key)
+        page.keyboard.press("Enter")
+        expect(page.locator("#from")).to_have_value("<img src=x onerror=alert(1)><b>Amber</b>")
+        expect(page.locator("#minutes-block")).to_be_visible()
+        expect(page.get_by_label("API key")).to_be_hidden()
+        expect(page.locator("#flags")).to_contain_text("learnt from rides of at most an hour: this one may take longer.")
+        expect(page.locator("#synthetic")).to_be_hidden()
+        drawn(page)  # dots in the zones' places
+        assert page.locator(".zone").count() == 72
+        click_zone(page, 20)
+        expect(page.locator("#to")).to_have_value(zones.loc[20, "Zone"])
+        assert page.locator("main img, main b").count() == 0
 
 
 def test_the_whole_page_is_light():

@@ -8,13 +8,17 @@ import { dots } from "./shapes.js";
 import { clockMinute, clockTime, count, dayName, flagSays, isTime, known, later, minuteOfDay, modelSays, now, rangeSays, timeOfDay } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
+const TITLE = document.title;
+const HOUR = 60; // minutes, where the range of every model ends
+const PATIENCE = 700; // milliseconds for which the answer to another ride may stand, dimmed
 const SETTLE = 280; // milliseconds after which a moving slider is taken at its word
 const FLEETS = { yellow: "New York’s yellow taxis", green: "New York’s green taxis", demo: "The demo city’s taxis" };
 
 const ride = { from: null, to: null, at: now(), miles: null };
 let [fleet, zones, model, curve, answer] = ["", [], null, null, null];
 let next = "from"; // which end a click on the map sets
-let [asking, settling, healing] = [null, 0, 0];
+let [asking, settling, healing, waiting] = [null, 0, 0, 0];
+let invitation = $("prompt").textContent;
 
 const fields = { from: new ZoneField("from", (zone) => set("from", zone, true)), to: new ZoneField("to", (zone) => set("to", zone, true)) };
 const plot = new Curve($("curve"));
@@ -104,7 +108,7 @@ async function answerRide() {
   asking?.abort();
   if (!ride.from || !ride.to || !isTime(ride.at)) return;
   const { signal } = (asking = new AbortController());
-  busy(true);
+  busy(true, curve?.key !== curveKey());
   const day = curve?.key === curveKey() ? null : overDay(signal).catch((error) => signal.aborted || (curve = null, showCurve()));
   try {
     answer = { ...(await ask("predict", asked(), signal)), at: ride.at };
@@ -148,30 +152,42 @@ function settled() {
 
 // --- what is shown
 
-const busy = (on) => $("result").setAttribute("aria-busy", String(on)); // nothing is read aloud until it is over
+function busy(on, stale = false) { // nothing is read aloud until it is over
+  clearTimeout(waiting);
+  $("result").setAttribute("aria-busy", String(on));
+  if (stale) waiting = setTimeout(() => (hideAnswer(), invite("Asking the service…")), PATIENCE);
+}
+
+function hideAnswer() {
+  $("minutes-block").hidden = $("flags").hidden = true;
+}
+
+function invite(text) {
+  $("prompt").textContent = text;
+  $("prompt").hidden = !text;
+}
 
 function blank() {
   answer = null;
-  $("minutes-block").hidden = $("flags").hidden = true;
-  $("prompt").hidden = Boolean(ride.from && ride.to);
+  hideAnswer();
+  invite(ride.from && ride.to ? "" : invitation);
   $("share").hidden = !(ride.from && ride.to);
   busy(false);
   $("model").textContent = modelSays(model, null);
-  document.title = $("prompt").dataset.title;
+  document.title = TITLE;
 }
 
 function preview() { // until the service has answered: the day's curve, where it holds for this ride
   settled();
   if (!ride.from || !ride.to || !isTime(ride.at)) return blank(), (curve = null), showCurve();
-  const guess = curve?.key === curveKey() ? between(curve.points, minuteOfDay(ride.at)) : null;
-  if (guess) showAnswer({ ...guess, level: answer?.level, flags: answer?.flags, at: ride.at }, true);
-  else busy(true);
+  if (curve?.key !== curveKey()) busy(true, true);
+  else showAnswer({ ...between(curve.points, minuteOfDay(ride.at)), level: answer?.level, flags: answer?.flags, at: ride.at }, true);
   plot.mark(minuteOfDay(ride.at));
 }
 
 function showAnswer(said, guess) {
   const { number, unit } = count(said.minutes);
-  $("prompt").hidden = true;
+  invite("");
   $("minutes-block").hidden = $("share").hidden = false;
   $("minutes").value = said.minutes;
   $("minutes").textContent = number;
@@ -179,6 +195,7 @@ function showAnswer(said, guess) {
   $("range").textContent = rangeSays(said);
   $("arrival").textContent = `Leave at ${clockTime(said.at)}, arrive about ${later(said.at, said.minutes)}.`;
   const lines = (said.flags ?? []).map((flag) => flagSays(flag, { ...ride, at: said.at }));
+  if (said.high > HOUR - 0.5) lines.push("The model learnt from rides of at most an hour: this one may take longer.");
   if (said.logged === false) lines.push("This answer could not be written to the service’s log.");
   $("flags").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   $("flags").hidden = !lines.length;
@@ -248,7 +265,8 @@ async function loadShapes() {
   const found = await ask("shapes").catch(() => null);
   const outlines = Object.keys(found?.zones ?? {}).length ? found.zones : dots(zones);
   if (!Object.keys(outlines).length) {
-    $("prompt").textContent = "Choose where the ride begins and ends.";
+    invitation = "Choose where the ride begins and ends.";
+    if (!ride.from || !ride.to) invite(invitation);
     return document.body.classList.add("no-map");
   }
   $("map").classList.toggle("dotted", outlines !== found?.zones);
@@ -299,6 +317,5 @@ $("copy").addEventListener("click", async () => {
 });
 window.addEventListener("hashchange", read);
 
-$("prompt").dataset.title = document.title;
 showTime();
 loadZones();
