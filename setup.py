@@ -34,7 +34,9 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")
+        name.removesuffix("_requirements"): settings[name].split()
+        for name in settings
+        if name.endswith("_requirements")
     },
     entry_points={
         "console_scripts": settings["console_scripts"].split(),

@@ -232,7 +232,8 @@ def test_whoever_has_asked_is_answered_when_it_ends(served_bundles, home):
     idle = socket.create_connection(service.address.removeprefix("http://").split(":"))
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(asker, "/predict/batch", rides) for asker in askers[:3]]
-        time.sleep(0.2)
+        time.sleep(0.3)
+        assert [service.ask("/health/live")[0] for _ in range(3)] == [200] * 3  # whatever was sent before these has arrived
         service.process.send_signal(signal.SIGTERM)
         answers = [found.result() for found in asked]
     assert [(status, len(body["answers"])) for status, body in answers] == [(200, 4000)] * 3
