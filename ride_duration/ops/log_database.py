@@ -54,6 +54,7 @@ def shown_url(url: sa.URL) -> str:  # for people: without a password, wherever i
 _SENTENCES = {  # PostgreSQL's SQLSTATE, or the first letters of it -> what a person can do
     "28": "PostgreSQL does not let us in: check user and password (in the URL, in PGPASSWORD or in ~/.pgpass)",
     "3D": "there is no such database: make it with createdb",
+    "3F": "there is no schema that the user may write: check search_path, or grant it the right",
     "42501": "the user may not do that there: grant it the right to make and write tables",
     "42P0": "its tables are not ours: give the log a database of its own",
     "53100": "the server's disk is full: free some, nothing was lost",
@@ -70,7 +71,8 @@ def _postgres_sentence(error: Exception, secret: str | None) -> str:
     if not state and re.search(r'database ".*" does not exist', text):
         state = "3D000"
     known = next((said for code, said in _SENTENCES.items() if state.startswith(code)), None)
-    return known or f"PostgreSQL does not answer: start it, or check host and port ({text})"
+    away = not state or state.startswith(("08", "57P"))  # connections, and a server that begins or ends
+    return known or (f"PostgreSQL does not answer: start it, or check host and port ({text})" if away else f"PostgreSQL says {text}")
 
 
 def log_trouble(
