@@ -82,7 +82,7 @@ def test_every_answer_comes_back_as_it_was_or_is_refused_before_it_is_written(lo
             assert repr(log.find(answer.ride_id).answer) == repr(answer)  # -0.0 is not 0.0
 
     check()
-    assert sum(map(len, log.read())) == len(seen) > 10
+    assert sum(map(len, log.read())) == len(seen) > 5
 
 
 def test_numpy_and_pandas_values_are_taken_as_numbers_and_moments(log: PredictionLog) -> None:
@@ -247,7 +247,7 @@ def test_the_last_hour_is_found_without_looking_at_the_rest(log: PredictionLog, 
     at = NOW + timedelta(seconds=2_900)
     values = {"at": at, "until": at + timedelta(seconds=10), "ride": "", "size": 10, "fleet": "green"}
     if log.database.sqlite:
-        values |= {name: 1_790_000_000_000_000 for name in ("at", "until")}
+        values |= {"at": 1_790_000_000_000_000, "until": 1_790_000_010_000_000}
     with log.database.reading() as connection:
         if log.database.sqlite:
             plan = " ".join(row[3] for row in log.database.select(connection, f"EXPLAIN QUERY PLAN {query}", **values))
