@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
+from served import Service, make_bundles, register
 
 from ride_duration.data import source
 
@@ -83,3 +84,26 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(source, "SILENCE", 0.5)
     monkeypatch.setattr(source, "TRIES", TRIES)
+
+
+@pytest.fixture(scope="session")
+def served_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small models of the demo city: `first` and `second` of bookings, and `metered`."""
+    return make_bundles(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def served(served_bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on the demo city, with a registry: a booking and a metered champion."""
+    home = tmp_path_factory.mktemp("service") / "home"
+    register(home, 1, served_bundles["first"])
+    register(home, 1, served_bundles["metered"], "metered")
+    with Service(home, "--fleet", "demo", "--port", "0") as running:
+        running.home = home
+        yield running
+
+
+@pytest.fixture(scope="session")
+def service(served: Service) -> str:
+    """Where to ask a running service on the demo city."""
+    return served.address
