@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ride_duration.serve.sequences import block_difference
+from ride_duration.model.sequences import block_difference
 
 CLIP = 60.0  # minutes, as in `serve.tally`
 

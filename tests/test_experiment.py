@@ -29,12 +29,12 @@ from ride_duration.data.zones import zone_table
 from ride_duration.errors import BadParameter, BrokenBundle, BrokenDatabase, LogUnavailable, NoModel, Refused
 from ride_duration.model.bundle import keep_lesson, load_bundle, save_bundle
 from ride_duration.model.intervals import RangedBoosted
+from ride_duration.model.sequences import block_difference, block_mean, share_p_value
 from ride_duration.ops import history
 from ride_duration.ops.answers import Answered
 from ride_duration.ops.prediction_log import open_log
 from ride_duration.serve import experiment
 from ride_duration.serve.experiment import Experiment, assigned, running, start, stop, why_over
-from ride_duration.serve.sequences import block_difference, block_mean, share_p_value
 from ride_duration.serve.tally import COLUMNS, tally
 from ride_duration.serve.verdict import verdict
 

@@ -186,13 +186,14 @@ def rollback(
     why: str,
     regime: str = BOOKING,
     by: str | None = None,  # who; the user of this process where nothing is said
+    expected: int | str | None = history.ANY,  # the champion that is to go
 ) -> history.Event:
     "Let the champion before answer again."
     def move(event: history.Event) -> None:
         version_bundle(fleet, regime, event.version)
         tracking.set_alias(fleet, regime, CHAMPION, event.version)
 
-    return history.rollback(registered_name(fleet, regime), why, by, then=move)
+    return history.rollback(registered_name(fleet, regime), why, by, expected, then=move)
 
 # %% ../../nbs/ops/23_registry.ipynb #ed0b4035
 @dataclass(frozen=True)

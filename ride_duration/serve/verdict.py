@@ -19,7 +19,7 @@ from ..model.ladder import METERED
 from ..ops.gate import Rules
 from ..ops.registry import CHALLENGER, CHAMPION
 from .experiment import SHADOW, SPLIT, Experiment, why_over
-from .sequences import Estimate, block_difference, block_mean, blocks_needed, share_p_value, shares_differ
+from ..model.sequences import Estimate, block_difference, block_mean, blocks_needed, share_p_value, shares_differ
 from .tally import Tally, tally
 
 # %% ../../nbs/serve/32_verdict.ipynb #2c430f48
