@@ -25,6 +25,7 @@ KINDS = {
     # the month's file
     "unreadable_month": Kind("The month cannot be read", True),
     "missing_day": Kind("A day is missing", True),
+    "missing_hours": Kind("Some hours are missing", True),
     "half_file": Kind("Part of the month is missing", True),
     "doubled_file": Kind("Trips stand there twice", True),
     "changed_columns": Kind("Columns or types have changed", True),
