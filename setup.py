@@ -25,7 +25,12 @@ setup(
     # The papermill notebooks travel in the wheel as the package ride_duration.runs, and the runbook as ride_duration.docs.
     packages=[*find_packages(include=["ride_duration", "ride_duration.*"]), "ride_duration.runs", "ride_duration.docs"],
     package_dir={"ride_duration.runs": "nbs/runs", "ride_duration.docs": "docs"},
-    package_data={"ride_duration.runs": ["*.ipynb"], "ride_duration.docs": ["runbook.md"]},
+    # Alembic reads its scripts as files; they are no modules of the library.
+    package_data={
+        "ride_duration.runs": ["*.ipynb"],
+        "ride_duration.docs": ["runbook.md"],
+        "ride_duration.ops": ["_migrations/*.py", "_migrations/versions/*.py"],
+    },
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
