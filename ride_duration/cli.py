@@ -20,7 +20,9 @@ from typing import Annotated, TextIO
 import typer
 
 from . import __version__
+from .cli_log import app as log_app
 from .cli_models import app as models_app
+from .cli_monitor import app as monitor_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
 from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, Track, console, fetching
 
@@ -33,6 +35,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(models_app)
+app.add_typer(log_app, name="log")
+app.add_typer(monitor_app)
 
 
 @app.callback(invoke_without_command=True)
