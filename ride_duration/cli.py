@@ -23,6 +23,7 @@ from . import __version__
 from .cli_experiment import app as experiment_app
 from .cli_log import app as log_app
 from .cli_models import app as models_app
+from .cli_monitor import app as monitor_app
 from .cli_serve import app as serve_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
 from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, Track, console, fetching
@@ -39,6 +40,7 @@ app.add_typer(models_app)
 app.add_typer(log_app, name="log")
 app.add_typer(serve_app)
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(monitor_app)
 
 
 @app.callback(invoke_without_command=True)

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
+from ..data.schema import CAUSES, COLUMNS
 from ..errors import BrokenBundle, CannotWrite, NoModel
 from ..files import write_file
 from .features import PLACE, Rides, believable_miles, choose_features, ride_flags, seen_zones
@@ -32,15 +33,17 @@ from .boosted import LONGEST_RIDE
 from .intervals import LEVEL, RangedBoosted
 from .ladder import BOOKING, METERED
 from .pairs import PAIRS, SIDE
-from .profile import MILE_EDGES, MINUTE_EDGES, profile_trips
+from .baselines import BLOCKS
+from .profile import MILE_EDGES, MINUTE_EDGES, Profile, pack_profile, profile_trips, unpack_profile
+from .promise import SUMS, WIDTHS, Promise, pack_promise, unpack_promise
 from .trees import check_trees
 
 # %% ../../nbs/model/16_bundle.ipynb #0500d57e
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _LARGEST = {  # bytes; far above what a model of any size needs, far below what hurts
     MANIFEST: 2_000_000, "trees.txt": 200_000_000, "low.txt": 20_000_000, "high.txt": 20_000_000,
-    "places.npz": 20_000_000, "profile.npz": 20_000_000, "zones.csv": 200_000,
+    "places.npz": 20_000_000, "profile.npz": 20_000_000, "promise.npz": 2_000_000, "zones.csv": 200_000,
 }  # fmt: skip
 
 
@@ -107,7 +110,15 @@ class RideModel:
 
     ranged: RangedBoosted
     manifest: Mapping
-    profile: Mapping[str, np.ndarray]
+    packed: Mapping[str, np.ndarray]  # profile and promise, as they stand in the bundle
+
+    @cached_property
+    def profile(self) -> Profile:  # of the training months
+        return unpack_profile(self.packed)
+
+    @cached_property
+    def promise(self) -> Promise:  # what came of it on the month it was judged on; without rides where it never was
+        return unpack_promise(self.packed)
 
     @property
     def regime(self) -> str:
@@ -159,17 +170,20 @@ def one_ride(pickup: int, dropoff: int, at: np.datetime64, miles: float | None, 
 # %% ../../nbs/model/16_bundle.ipynb #f6f8743f
 @dataclass(frozen=True)
 class Lesson:
-    "What a bundle keeps of the trips a model was fitted on: a profile, and a few of them."
+    "What a bundle keeps of the trips a model was fitted on: a profile, and a few of them; and of those it was judged on."
 
-    profile: Mapping[str, np.ndarray]  # see `profile.profile_trips`
+    profile: Profile
     few: pd.DataFrame
+    promise: Promise | None = None
 
 
 def keep_lesson(
     trips: pd.DataFrame,  # clean training trips with pickup_at, zones, trip_distance and duration
+    profile: Profile | None = None,  # of their files, which says more than the trips alone
+    promise: Promise | None = None,  # what came of the model on trips it has not seen
 ) -> Lesson:
     "All that is needed of training trips once models are fitted."
-    return Lesson(profile_trips(trips), trips.iloc[np.linspace(0, len(trips) - 1, 12).astype(int)])
+    return Lesson(profile or profile_trips(trips), trips.iloc[np.linspace(0, len(trips) - 1, 12).astype(int)], promise)
 
 
 def _golden(model: RangedBoosted, chosen: pd.DataFrame) -> list[dict]:
@@ -186,7 +200,7 @@ def _declared(regime: str, names: list[str]) -> list[dict[str, str]]:  # a model
     return [{"name": feature.name, "known": feature.known} for feature in choose_features(regime, names)]
 
 
-def _contents(model: RangedBoosted, profile: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+def _contents(model: RangedBoosted, lesson: Lesson) -> dict[str, bytes]:
     def packed(**arrays: np.ndarray) -> bytes:
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
@@ -195,7 +209,8 @@ def _contents(model: RangedBoosted, profile: Mapping[str, np.ndarray]) -> dict[s
     texts = dict(zip(("trees.txt", "low.txt", "high.txt"), (model.booster_, *model.bounds_), strict=True))
     return {name: booster.model_to_string().encode() for name, booster in texts.items()} | {
         "places.npz": packed(places=model.places_),
-        "profile.npz": packed(**profile),
+        "profile.npz": packed(**pack_profile(lesson.profile)),
+        "promise.npz": packed(**pack_promise(lesson.promise)),
         "zones.csv": model.zones.to_csv(index_label="LocationID", float_format="%.17g").encode(),
     }
 
@@ -207,7 +222,7 @@ def save_bundle(
     about: Mapping,  # plain data for the manifest: fleet, train, inputs, metrics
 ) -> Path:                # the folder
     "Write a model as plain data; the manifest comes last and seals it."
-    files = _contents(model, lesson.profile)
+    files = _contents(model, lesson)
     manifest = {
         "format": FORMAT, "regime": model.regime, **about,
         "features": _declared(model.regime, model.features_),
@@ -247,20 +262,32 @@ def _number(value: object, least: float, most: float) -> float:
     return float(value)
 
 
-_PROFILE = {  # see `profile.profile_trips`
-    "rides": ("int64", 1), "days": ("int64", "days"), "by_day": ("int64", "days"), "by_week": ("int64", 7, 24),
-    "pairs": ("int32", "pairs"), "by_pair": ("int32", "pairs"),
-    "minutes": ("int64", len(MINUTE_EDGES) - 1), "minute_edges": ("float64", len(MINUTE_EDGES)),
-    "miles": ("int64", len(MILE_EDGES) - 1), "mile_edges": ("float64", len(MILE_EDGES)), "no_miles": ("int64", 1),
+_PROFILE = {  # see `profile.pack_profile`
+    "days": ("int64", "days"), "by_hour": ("int32", "days", 24), "by_zone": ("int32", "days", 2, SIDE), "by_block": ("int32", BLOCKS, 2, SIDE),
+    "pairs": ("int32", "pairs"), "pair_rides": ("int32", "pairs"), "pair_measured": ("int32", "pairs"), "pair_minutes": ("int16", "pairs"), "pair_miles": ("int16", "pairs"),
+    "minutes": ("int64", BLOCKS, len(MINUTE_EDGES) - 1), "minute_edges": ("float64", len(MINUTE_EDGES)),
+    "miles": ("int64", BLOCKS, len(MILE_EDGES) - 1), "mile_edges": ("float64", len(MILE_EDGES)),
+    "rows": ("int64", 1), "dropped": ("int64", len(CAUSES)), "nulls": ("int64", len(COLUMNS)), "repeats": ("int64", 2),
 }  # fmt: skip
+_PROMISE = {  # see `promise.pack_promise`
+    "promise_days": ("int64", "judged"), "promise_by_day": ("float32", "judged", len(SUMS)), "promise_by_width": ("float32", WIDTHS, len(SUMS)),
+    "promise_by_week": ("float32", 2, 24, len(SUMS)), "promise_by_zone": ("float32", 2, SIDE, len(SUMS)),
+}  # fmt: skip
+_MAY_BE_NEGATIVE = {"pair_minutes", "pair_miles", "promise_days", "days", *(name for name in _PROMISE if name != "promise_days")}
+_LAST_DAY, _MOST = 400_000, 2**53  # days since 1970; more than that a count cannot be, and be exact
 
 
-def _profile(content: bytes) -> dict[str, np.ndarray]:
-    found = _arrays(content, _PROFILE)
-    counts = (found[name] for name in ("rides", "by_day", "by_week", "pairs", "by_pair", "minutes", "miles", "no_miles"))
+def _records(profile: bytes, promise: bytes) -> dict[str, np.ndarray]:
+    "Profile and promise, which nothing but monitoring reads: what cannot be must not reach it."
+    found = _arrays(profile, _PROFILE) | _arrays(promise, _PROMISE)
     edges = (found["minute_edges"] == MINUTE_EDGES).all() and (found["mile_edges"] == MILE_EDGES).all()
-    if not edges or any((values < 0).any() for values in counts) or (found["pairs"] >= PAIRS).any():
-        raise ValueError("a profile of what cannot be")
+    ordered = all((np.diff(found[name]) > 0).all() for name in ("days", "promise_days", "pairs"))
+    days = np.concatenate([found["days"], found["promise_days"]])
+    places = not len(found["pairs"]) or (found["pairs"][0] >= 0 and found["pairs"][-1] < PAIRS)
+    counts = all((values >= 0).all() and (values < _MOST).all() for name, values in found.items() if name not in _MAY_BE_NEGATIVE)
+    known = all(np.isfinite(found[name]).all() and (found[name][..., 0] >= 0).all() for name in _PROMISE if name != "promise_days")
+    if not (edges and ordered and places and counts and known and (np.abs(days) < _LAST_DAY).all()):
+        raise ValueError("a profile or a promise of what cannot be")
     return found
 
 
@@ -306,9 +333,10 @@ def load_bundle(
     folder = Path(folder)
     try:
         manifest, files = _files(folder)
+        records = _records(files["profile.npz"], files["promise.npz"])
         ranged = _assemble(manifest, files)
         _check_golden(ranged, manifest["golden"])
-        return RideModel(ranged, manifest, _profile(files["profile.npz"]))
+        return RideModel(ranged, manifest, records)
     except (NoModel, BrokenBundle):
         raise
     except Exception as error:  # whatever a stranger's data can make a library raise

@@ -11,7 +11,9 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +144,14 @@ def _judge(rung: Rung, model: object, trips: pd.DataFrame) -> tuple[dict[str, np
 # %% ../../nbs/ops/21_training.ipynb #402bfa32
 def _save(candidate: Candidate, name: str, folder: Path) -> Path:
     from ride_duration.model.bundle import save_bundle
+    from ride_duration.model.promise import judge_trips
+    from ride_duration.ops.survey import file_columns
 
-    learnt = _what_was_learnt(candidate)
+    learnt, lesson = _what_was_learnt(candidate), replace(candidate.lesson, promise=judge_trips(candidate.judged, name))
     files = [{"file": file.path.name, "rows": file.rows, "sha256": file.sha256} for file in candidate.train.files]
     about = {name: learnt[name] for name in ("fleet", "synthetic", "train", "val")} | {"inputs": files, "metrics": dict(candidate.scores[name])}
-    return save_bundle(candidate.models[name], Path(folder), candidate.lesson, about)
+    about["columns"] = file_columns(candidate.train.files[-1].path)
+    return save_bundle(candidate.models[name], Path(folder), lesson, about)
 
 # %% ../../nbs/ops/21_training.ipynb #d6c06c03
 def _load(
@@ -186,7 +191,7 @@ def train(
     for rung in rungs:
         model = makers[rung.name](fleet=fleet, zones=zones, settings=settings or {})
         models[rung.name], scores[rung.name] = _fit(rung, model, learn.frame)
-    learnt_from, lesson = learn.origin, _lesson(rungs, learn.frame)
+    learnt_from, lesson = learn.origin, _lesson(rungs, learn, fleet)
     del learn  # a year of trips is large, and no longer needed
     judged = judge.frame
     for rung in rungs:
@@ -197,12 +202,14 @@ def train(
     return Candidate(fleet, learnt_from, judge.origin, models, scores, judged, lesson)
 
 
-def _lesson(rungs: list[Rung], trips: pd.DataFrame) -> object | None:  # where a model could be kept
+def _lesson(rungs: list[Rung], learnt: Trips, fleet: str) -> object | None:  # where a model could be kept
     if not any(rung.needs_zones for rung in rungs):
         return None
     from ride_duration.model.bundle import keep_lesson
+    from ride_duration.ops.survey import survey_month
 
-    return keep_lesson(trips)
+    surveys = (survey_month(file.path, fleet, month) for month, file in zip(learnt.origin.months, learnt.origin.files, strict=True))
+    return keep_lesson(learnt.frame, reduce(add, (survey.profile for survey in surveys)))
 
 # %% ../../nbs/ops/21_training.ipynb #6604cd64
 def with_one_month(
