@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -55,8 +54,9 @@ class Postgres:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
-        # A killed process leaves what it has written to the system, which is all that these tests need; fsync is for power cuts.
-        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder} -c max_connections=60 -c fsync=off"
+        # A killed process leaves what it has written to the system, which is all that these tests need; fsync is for power cuts. What a server that
+        # acknowledges too early would lose is lost here: it is for the log to ask for more.
+        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder} -c max_connections=60 -c fsync=off -c synchronous_commit=off"
         self._run("pg_ctl", "-D", self.folder / "data", "-o", options, "-l", self.folder / "log", "-w", "start")
 
     @property
@@ -64,12 +64,19 @@ class Postgres:
         """Of the postmaster."""
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
-    def kill_backends(self) -> None:
-        """kill -9 of those who serve connections: the server throws everyone out, and recovers by itself."""
+    def backends(self) -> list[psutil.Process]:
+        """Those who serve connections to the log."""
+        found = []
         for child in psutil.Process(self.pid).children():
-            title = " ".join(child.cmdline())
-            if "ada log" in title:
-                child.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child] * ("ada log" in " ".join(child.cmdline()))
+        return found
+
+    def kill_backends(self) -> None:
+        """kill -9: the server throws everyone out, and recovers by itself."""
+        for backend in self.backends():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                backend.kill()
 
     def kill(self) -> None:
         """kill -9 of the postmaster and all of its children; it is started again by `start`."""
