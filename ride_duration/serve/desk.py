@@ -32,7 +32,8 @@ class Desk:
     outlines: bytes | None = None     # once they were found
     looked: float = float("-inf")     # for the outlines, by `time.monotonic`
     proof: tuple[float, list[str]] = (float("-inf"), [])  # when it was last found out what keeps the service from being ready, and what
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    drawing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    proving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def understand(
@@ -121,7 +122,7 @@ async def zones(desk: Desk) -> bytes:
 async def shapes(desk: Desk) -> bytes:
     "The zones' outlines, as JSON; none where the source has none."
     fleet = desk.answering.models.fleet
-    async with desk.lock:
+    async with desk.drawing:
         if desk.outlines is None and time.monotonic() - desk.looked >= _AGAIN:
             desk.looked = time.monotonic()
             with suppress(RideDurationError, TimeoutError):
@@ -134,7 +135,7 @@ _FRESH = 1.0  # seconds
 
 async def not_ready(desk: Desk) -> list[str]:  # empty where it is ready
     "What keeps the service from answering."
-    async with desk.lock:
+    async with desk.proving:
         if time.monotonic() - desk.proof[0] >= _FRESH:
             answering = desk.answering
             golden = await asyncio.get_running_loop().run_in_executor(None, lambda: answering.models.current.is_ready)

@@ -157,8 +157,10 @@ class _Spoken:
 
     async def __call__(self, message: Mapping) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *_SAFE, (b"x-request-id", self.number.encode())]}
+            self.status, heads = message["status"], list(message.get("headers", ()))
+            if not any(name == b"cache-control" for name, _ in heads):
+                heads.append((b"cache-control", b"no-cache"))  # a browser asks whether what it has is still so
+            message = {**message, "headers": [*heads, *_SAFE, (b"x-request-id", self.number.encode())]}
         await self.send(message)
 
     async def whole(self, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:

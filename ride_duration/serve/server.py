@@ -112,8 +112,7 @@ def _tell_metrics(desk: Desk, before: int) -> int:  # swaps so far
 _REFUSED_AFTER, _UNLOGGED_AFTER = 5.0, 1.0  # seconds a ride waits for the log; less where it is answered then all the same
 
 
-async def _watch(desk: Desk, guard: Guard, every: float) -> None:
-    swaps, loop = 0, asyncio.get_running_loop()
+async def _watch_models(desk: Desk, every: float) -> None:  # loading takes a while, and fetching may take long
     while True:
         await asyncio.sleep(every)
         try:
@@ -121,6 +120,12 @@ async def _watch(desk: Desk, guard: Guard, every: float) -> None:
         except Exception as error:  # those who answer go on
             desk.answering.metrics.watch_failures.inc()
             _log.error("it cannot be found out who should answer", extra={"event": "watch_failed", "reason": str(error)})
+
+
+async def _watch_house(desk: Desk, guard: Guard, every: float) -> None:
+    swaps, loop = _tell_metrics(desk, 0), asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(every)
         swaps = _tell_metrics(desk, swaps)
         guard.look_around(loop.time())
 
@@ -135,14 +140,13 @@ async def open_desk(settings: Settings, guard: Guard) -> AsyncIterator[Desk]:
     with open_log(settings.log) as log:
         async with LogWriter(log, patience=_UNLOGGED_AFTER if settings.unlogged else _REFUSED_AFTER) as writer:
             desk = Desk(Answering(models, writer, Metrics(), settings.unlogged), settings.source)
-            _tell_metrics(desk, 0)
-            watch = asyncio.create_task(_watch(desk, guard, settings.every))
+            watches = [asyncio.create_task(watch) for watch in (_watch_models(desk, settings.every), _watch_house(desk, guard, settings.every))]
             try:
                 yield desk
             finally:
-                watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watch
+                for watch in watches:
+                    watch.cancel()
+                await asyncio.gather(*watches, return_exceptions=True)
 
 # %% ../../nbs/serve/39_server.ipynb #a8b2eba2
 class Worker:
