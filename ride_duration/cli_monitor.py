@@ -43,12 +43,12 @@ def _speaking_json() -> Iterator[None]:  # on stderr, where nobody sits before i
         logger.propagate = passes_on
 
 
-def _told(telling: object | None) -> dict:  # of `delivery.Telling`, for machines
-    if telling is None:
+def _told(tellings: list) -> dict:  # of `delivery.Telling`, for machines
+    if not tellings:
         return {}
-    news, delivered = telling.observed.news, telling.delivered
-    named = {name: [one.to_dict() for one in getattr(news, name)] if news else [] for name in ("reported", "ended")}
-    return {"news": named, "arrived": delivered.arrived, "waiting": [one._asdict() for one in delivered.waiting]}
+    news = [telling.observed.news for telling in tellings if telling.observed.news]
+    named = {name: [one.to_dict() for some in news for one in getattr(some, name)] for name in ("reported", "ended")}
+    return {"news": named, "arrived": sum(telling.delivered.arrived for telling in tellings), "waiting": [one._asdict() for one in tellings[-1].delivered.waiting]}
 
 
 def _show_waiting(waiting: tuple) -> None:  # of `delivery.Waiting`
@@ -61,8 +61,7 @@ Deliver = Annotated[bool, typer.Option("--deliver/--no-deliver", help="Remember 
 
 
 def _judge(month: object, fleet: str, rules: object, deliver: bool, make: dict) -> tuple[object, object | None]:  # the report, and what came of telling
-    from ride_duration.ops.monitor_report import make_monitor
-    from ride_duration.ops.monitor_report import findings_of
+    from ride_duration.ops.monitor_report import findings_of, make_monitor
 
     telling = None
 
@@ -109,7 +108,7 @@ def _months(months: list[str], fleet: str, rules: Path | None, deliver: bool, as
             if not as_json:
                 _show_month(*judged[-1])
     if as_json:
-        rows = [{"page": str(report.page), **report.data, **_told(telling)} for report, telling in judged]
+        rows = [{"page": str(report.page), **report.data, **_told([telling] if telling else [])} for report, telling in judged]
         print(json.dumps(rows[0] if len(wanted) == 1 and rows else rows, indent=1))
     for error in errors[1:]:
         print(f"ride-duration: {error}", file=sys.stderr)
@@ -140,6 +139,7 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     from ride_duration.data.month import parse_fleet
     from ride_duration.model.bundle import load_bundle
     from ride_duration.ops.delivery import tell
+    from ride_duration.ops.findings import by_weight
     from ride_duration.ops.live import live_status
     from ride_duration.ops.persistence import LIVE, read_rules
     from ride_duration.ops.prediction_log import open_log
@@ -149,15 +149,15 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     model = load_bundle(bundle or answering_bundle(parse_fleet(fleet), metered))
     with open_log(log, create=False) as opened:
         status = live_status(opened, model, windows=windows, length=length)
-    scope, telling = f"live {model.regime} {window}", None
-    for judged in status.windows if deliver else ():  # completions may have come late: earlier windows are judged again
-        telling = tell(scope, fleet, judged.name, status.findings[judged.name], status.verdict, rules)
+    asked = status.windows if deliver else ()  # completions may have come late: earlier windows are judged again
+    tellings = [tell(f"live {model.regime} {window}", fleet, judged.name, status.findings[judged.name], status.verdict, rules) for judged in asked]
     if as_json:
-        print(json.dumps(status.to_dict() | _told(telling), indent=1))
+        print(json.dumps(status.to_dict() | _told(tellings), indent=1))
     else:
         _show_windows(status)
         print(status.verdict)
-    open_now = [incident.finding for incident in telling.observed.incidents if incident.level == "act"] if telling else []
+        _show_waiting(tellings[-1].delivered.waiting if tellings else ())
+    open_now = by_weight(incident.finding for incident in tellings[-1].observed.incidents if incident.level == "act") if tellings else []
     if open_now:
         raise AttentionNeeded(f"{fleet}, the last hours: {open_now[0].says}: {open_now[0].action}; ride-duration findings --explain {open_now[0].runbook}")
 

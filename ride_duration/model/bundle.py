@@ -263,7 +263,7 @@ def _number(value: object, least: float, most: float) -> float:
 
 
 _PROFILE = {  # see `profile.pack_profile`
-    "days": ("int64", "days"), "by_hour": ("int32", "days", 24), "by_zone": ("int32", "days", 2, SIDE), "by_block": ("int32", BLOCKS, 2, SIDE),
+    "days": ("int64", "days"), "by_hour": ("int32", "days", 24), "by_zone": ("int32", "days", 2, SIDE), "by_block": ("int32", BLOCKS, 2, SIDE), "by_clock": ("float64", 2, 24, 3),
     "pairs": ("int32", "pairs"), "pair_rides": ("int32", "pairs"), "pair_measured": ("int32", "pairs"), "pair_minutes": ("int16", "pairs"), "pair_miles": ("int16", "pairs"),
     "minutes": ("int64", BLOCKS, len(MINUTE_EDGES) - 1), "minute_edges": ("float64", len(MINUTE_EDGES)),
     "miles": ("int64", BLOCKS, len(MILE_EDGES) - 1), "mile_edges": ("float64", len(MILE_EDGES)),
@@ -273,7 +273,7 @@ _PROMISE = {  # see `promise.pack_promise`
     "promise_days": ("int64", "judged"), "promise_by_day": ("float32", "judged", len(SUMS)), "promise_by_width": ("float32", WIDTHS, len(SUMS)),
     "promise_by_week": ("float32", 2, 24, len(SUMS)), "promise_by_zone": ("float32", 2, SIDE, len(SUMS)),
 }  # fmt: skip
-_MAY_BE_NEGATIVE = {"pair_minutes", "pair_miles", "promise_days", "days", *(name for name in _PROMISE if name != "promise_days")}
+_MAY_BE_NEGATIVE = {"pair_minutes", "pair_miles", "by_clock", "promise_days", "days", *(name for name in _PROMISE if name != "promise_days")}
 _LAST_DAY, _MOST = 400_000, 2**53  # days since 1970; more than that a count cannot be, and be exact
 
 
@@ -285,7 +285,7 @@ def _records(profile: bytes, promise: bytes) -> dict[str, np.ndarray]:
     days = np.concatenate([found["days"], found["promise_days"]])
     places = not len(found["pairs"]) or (found["pairs"][0] >= 0 and found["pairs"][-1] < PAIRS)
     counts = all((values >= 0).all() and (values < _MOST).all() for name, values in found.items() if name not in _MAY_BE_NEGATIVE)
-    known = all(np.isfinite(found[name]).all() and (found[name][..., 0] >= 0).all() for name in _PROMISE if name != "promise_days")
+    known = all(np.isfinite(found[name]).all() and (found[name][..., 0] >= 0).all() for name in ("by_clock", *_PROMISE) if name != "promise_days")
     if not (edges and ordered and places and counts and known and (np.abs(days) < _LAST_DAY).all()):
         raise ValueError("a profile or a promise of what cannot be")
     return found

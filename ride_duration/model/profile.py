@@ -36,6 +36,7 @@ class Profile:
     by_zone: np.ndarray   # (D, 2, SIDE) clean trips by day, side and zone
     by_block: np.ndarray  # (BLOCKS, 2, SIDE) the same by part of the week
     by_pair: np.ndarray   # (5, PAIRS) trips, those with minutes, the sum of their log minutes, those with believable miles, the sum of their log miles
+    by_clock: np.ndarray  # (2, 24, 3) working days and days off, by hour: trips with minutes and believable miles, sums of their log minutes and log miles
     minutes: np.ndarray   # (BLOCKS, 60) durations by part of the week, between MINUTE_EDGES
     miles: np.ndarray     # (BLOCKS, 39) believable distances, between MILE_EDGES
     rows: np.ndarray      # (1,) rows of the files; nought where only clean trips were seen
@@ -129,19 +130,26 @@ def _sums(pair: np.ndarray, block: np.ndarray, values: np.ndarray, edges: np.nda
     return np.stack([count_by((pair, PAIRS)), logs]), count_by((block, BLOCKS), (_bins(values, edges), len(edges) - 1))
 
 
+def _by_clock(off: np.ndarray, hour: np.ndarray, minutes: np.ndarray, miles: np.ndarray) -> np.ndarray:  # see `Profile.by_clock`
+    known = ~np.isnan(minutes + miles)
+    where = (off[known], 2), (hour[known], 24)
+    return np.stack([count_by(*where), *(count_by(*where, weights=np.log(values[known])) for values in (minutes, miles))], axis=-1).astype(float)
+
+
 def profile_columns(
     columns: Mapping[str, np.ndarray],  # of clean trips: pickup_at and both zones; perhaps trip_distance and duration
     times: Times | None = None,         # `read_times` of the pickups, where they have been read
 ) -> Profile:
     "What clean trips look like; nothing is said of the file they come from."
-    days, day, hour, _, block = times or read_times(columns["pickup_at"])
+    days, day, hour, off, block = times or read_times(columns["pickup_at"])
     zones, empty = [np.asarray(columns[name], "int64") for name in ("PULocationID", "DOLocationID")], np.full(len(day), np.nan)
     pair = zones[0] * SIDE + zones[1]
-    timed, minutes = _sums(pair, block, np.asarray(columns.get("duration", empty), float), MINUTE_EDGES)
-    measured, miles = _sums(pair, block, believable_miles(columns.get("trip_distance", empty)), MILE_EDGES)
+    values = np.asarray(columns.get("duration", empty), float), believable_miles(columns.get("trip_distance", empty))
+    (timed, minutes), (measured, miles) = (_sums(pair, block, *known) for known in zip(values, (MINUTE_EDGES, MILE_EDGES), strict=True))
     by_pair = np.vstack([count_by((pair, PAIRS)), timed, measured])
     by_zone, by_block = (np.stack([count_by(place, (zone, SIDE)) for zone in zones], axis=1) for place in ((day, len(days)), (block, BLOCKS)))
-    return Profile(days, count_by((day, len(days)), (hour, 24)), by_zone, by_block, by_pair, minutes, miles, **_nothing_of_a_file())
+    by_hour, by_clock = count_by((day, len(days)), (hour, 24)), _by_clock(off, hour, *values)
+    return Profile(days, by_hour, by_zone, by_block, by_pair, by_clock, minutes, miles, **_nothing_of_a_file())
 
 
 def _nothing_of_a_file() -> dict[str, np.ndarray]:
@@ -168,7 +176,7 @@ def pack_profile(
     pair_minutes, pair_miles = (np.rint(mean).astype("int16") for mean in means)
     return {
         "days": profile.days.astype("int64"), "by_hour": profile.by_hour.astype("int32"), "by_zone": profile.by_zone.astype("int32"),
-        "by_block": profile.by_block.astype("int32"), "pairs": pairs.astype("int32"), "pair_rides": rides.astype("int32"),
+        "by_block": profile.by_block.astype("int32"), "by_clock": profile.by_clock, "pairs": pairs.astype("int32"), "pair_rides": rides.astype("int32"),
         "pair_measured": measured.astype("int32"), "pair_minutes": pair_minutes, "pair_miles": pair_miles,
         "minutes": profile.minutes.astype("int64"), "minute_edges": MINUTE_EDGES, "miles": profile.miles.astype("int64"), "mile_edges": MILE_EDGES,
         "rows": profile.rows.astype("int64"), "dropped": profile.dropped.astype("int64"), "nulls": profile.nulls.astype("int64"), "repeats": profile.repeats.astype("int64"),
@@ -182,4 +190,5 @@ def unpack_profile(
     by_pair = np.zeros((5, PAIRS))
     rides, measured = packed["pair_rides"], packed["pair_measured"]
     by_pair[:, packed["pairs"]] = rides, rides, rides * (packed["pair_minutes"] / _STEPS), measured, measured * (packed["pair_miles"] / _STEPS)
-    return Profile(by_pair=by_pair, **{field.name: packed[field.name].astype("int64") for field in fields(Profile) if field.name != "by_pair"})
+    others = (field.name for field in fields(Profile) if field.name != "by_pair")
+    return Profile(by_pair=by_pair, **{name: packed[name].astype("float64" if name == "by_clock" else "int64") for name in others})
