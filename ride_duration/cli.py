@@ -244,7 +244,7 @@ def _sync() -> list:
 
 def _many(months: list, work: object, jobs: int, get: Callable, track: bool, cluster: str | None) -> list:  # of `backfill.Done`
     if cluster:
-        from ride_duration.ops.cluster import backfill_on_cluster
+        from ride_duration.ops.cluster_reports import backfill_on_cluster
     from ride_duration.ops.backfill import backfill
 
     with _telling_mlflow(track) as tell, _counting(len(months)) as (started, ended):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import REPOSITORY
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'ride-duration[dask]'")
 
@@ -146,7 +148,7 @@ def test_reports_at_an_address_and_records_from_homes_that_are_not_shared(two: C
 def test_records_come_back_from_homes_that_are_not_shared(cluster: Cluster, home: Path, tmp_path: Path):
     from ride_duration.data.month import Month
     from ride_duration.ops.backfill import Work
-    from ride_duration.ops.cluster import backfill_on_cluster
+    from ride_duration.ops.cluster_reports import backfill_on_cluster
 
     cluster.add("one")
     work = Work("demo", reports=str(tmp_path / "reports"), parameters={"models": "mean,seed", "model": "seed"})
@@ -195,8 +197,7 @@ def test_a_scheduler_that_does_not_answer(run, listening: bool):
 def test_a_cluster_that_cannot_be_used(cluster: Cluster, run, tmp_path: Path):
     done = run("report", "2023-02", *CHEAP, "--cluster", cluster.address)
     assert (done.returncode, "has no workers" in done.stderr) == (44, True), done.stderr
-    other = tmp_path / "other" / "ride_duration"
-    other.mkdir(parents=True)
+    other = shutil.copytree(REPOSITORY / "ride_duration", tmp_path / "other" / "ride_duration")
     (other / "__init__.py").write_text('__version__ = "0.0.1"\n')
     cluster.add("odd", PYTHONPATH=str(other.parent))
     done = run("report", "2023-02", *CHEAP, "--cluster", cluster.address)
