@@ -26,7 +26,7 @@ except ModuleNotFoundError:
     raise BadParameter("a cluster needs Dask, which is not installed: pip install 'ride-duration[dask]'") from None
 
 # %% ../../nbs/ops/26_cluster.ipynb #d1c28639
-_TALKATIVE = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.batched", "tornado.application", "asyncio")
+_TALKATIVE = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.batched", "tornado.application", "asyncio", "lightgbm")
 
 
 @contextmanager

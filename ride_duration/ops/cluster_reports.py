@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..data.month import Month, parse_fleet
 from ..data.source import home_folder, source_address
-from ..errors import CannotWrite, ClusterUnreachable, KernelDied, RideDurationError, RunInterrupted
+from ..errors import BadParameter, CannotWrite, ClusterUnreachable, KernelDied, RideDurationError, RunInterrupted
 from ..files import make_folder, write_file
 from .backfill import Done, Work, _interruptible, _Worker
 from .cluster import Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of
@@ -229,6 +229,8 @@ def backfill_on_cluster(
     patience: float = 8,  # seconds, see `connected`
 ) -> list[Done]:  # in the order of the months
     "Make the reports of many months on a cluster; one that fails does not stop the others. Raises `RunInterrupted` where someone stops it."
+    if "cluster" in work.parameters:  # its training would wait for the worker it is made on
+        raise BadParameter("reports are made on a cluster with --cluster, or their models learn there with -p cluster=ADDRESS, but not both: leave one out")
     months, results, shown = list(dict.fromkeys(months)), {}, work.reports.rstrip("/")
     reports = shown if "://" in shown else str(Path(shown).absolute())
     work = Work(**asdict(work) | {"fleet": parse_fleet(work.fleet), "source": source_address(work.source), "reports": reports})
