@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from dask_cluster import Cluster, a_cluster
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
 
 from ride_duration.data import source
@@ -82,3 +83,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(source, "SILENCE", 0.5)
     monkeypatch.setattr(source, "TRIES", TRIES)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, home: Path) -> Iterator[Cluster]:
+    "A Dask scheduler without workers."
+    with a_cluster(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def two(cluster: Cluster) -> Cluster:
+    "A Dask cluster of two workers."
+    cluster.add("one")
+    cluster.add("two")
+    return cluster

@@ -55,7 +55,7 @@ def test_imports_only_go_down(path: Path):
         ("mlflow", "ride_duration.ops.tracking"),
         ("distributed", "ride_duration.ops.cluster"),
         ("dask", "ride_duration.ops.cluster"),
-        ("lightgbm.dask", "ride_duration.ops.cluster_training"),
+        ("lightgbm.dask", "ride_duration.ops.cluster_guard"),
     ],
 )
 def test_one_door_for_each_heavy_library(library: str, importer: str):

@@ -19,7 +19,6 @@ from urllib.parse import urlparse
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
-from lightgbm.dask import DaskLGBMRegressor
 
 from ..data.month import Month, parse_fleet, parse_month, parse_months, require_order
 from ..data.source import fetch_month, source_address
@@ -31,8 +30,8 @@ from ..model.bundle import Lesson
 from ..model.features import METERED, choose_features, read_rides
 from ..model.intervals import RangedBoosted, one_in
 from ..model.ladder import LADDER, choose_rungs
-from .cluster import CancelledError, Client, Future, KilledWorker, annotate, array, connected, require_same, versions, workers_of
-from .cluster_guard import LABEL, TASK, TrainingGuard, is_learning
+from .cluster import CancelledError, Client, Future, KilledWorker, array, connected, require_same, versions, workers_of
+from .cluster_guard import TrainingGuard, WatchedDaskRegressor, is_learning
 from .cluster_parts import every_nth, rows_of, usual_minutes
 from .cluster_rides import SpreadRides
 from .training import Candidate, _makers, judged_candidate
@@ -44,11 +43,11 @@ _AS_SKLEARN_SAYS = {
 }  # fmt: skip
 
 
-def _regressor(client: Client, model: Boosted) -> DaskLGBMRegressor:
+def _regressor(client: Client, model: Boosted) -> WatchedDaskRegressor:
     parameters = model._parameters()
     del parameters["num_threads"]  # as many as each worker was given
     named = {_AS_SKLEARN_SAYS.get(name, name): value for name, value in parameters.items()}
-    return DaskLGBMRegressor(client=client, n_estimators=model.trees, tree_learner="data", **named)
+    return WatchedDaskRegressor(client=client, n_estimators=model.trees, tree_learner="data", **named)
 
 
 def _without_addresses(booster: lgb.Booster) -> lgb.Booster:  # of the workers, which would travel in the bundle
@@ -58,14 +57,16 @@ def _without_addresses(booster: lgb.Booster) -> lgb.Booster:  # of the workers, 
 class WorkerLost(Exception):
     "A worker has left while LightGBM learnt."
 
+    there = 1  # how many workers there were before
 
-def _fit(client: Client, name: str, regressor: DaskLGBMRegressor, rows: array.Array, minutes: array.Array, features: list[str]) -> lgb.Booster:
-    there, ended = set(workers_of(client) or ()), []
+
+def _fit(client: Client, regressor: WatchedDaskRegressor, rows: array.Array, minutes: array.Array, features: list[str]) -> lgb.Booster:
+    there, ours, ended = set(workers_of(client) or ()), set(client.futures), []
     lgb.register_logger(logging.getLogger("lightgbm"))  # it would tell standard output of its ports
 
     def learn() -> None:
         try:
-            with client.as_current(), annotate(**{LABEL: name}):
+            with client.as_current():  # LightGBM waits with whatever client is the current one
                 ended.append(regressor.fit(rows, minutes, feature_name=features).booster_)
         except BaseException as error:
             ended.append(error)
@@ -76,14 +77,13 @@ def _fit(client: Client, name: str, regressor: DaskLGBMRegressor, rows: array.Ar
         while thread.is_alive() and there <= set(workers_of(client) or ()):
             thread.join(0.2)
     finally:
-        _let_go(client)
+        _let_go(client, set(client.futures) - ours)
     if ended and isinstance(ended[0], lgb.Booster):
         return _without_addresses(ended[0])
     raise _why(client, there, ended)
 
 
-def _let_go(client: Client) -> None:  # LightGBM's tasks: nothing where they are done
-    keys = [key for key in list(client.futures) if str(key).startswith(TASK)]
+def _let_go(client: Client, keys: set[object]) -> None:  # of LightGBM's tasks; none where they are done
     if keys and client.status == "running":
         client.cancel([Future(key, client) for key in keys], force=True)
 
@@ -98,7 +98,9 @@ def _why(client: Client, there: set[str], ended: list[BaseException]) -> Excepti
     if now is None:
         return ClusterUnreachable("the scheduler is gone: start it again, and train once more")
     if lost := sorted(there - set(now)):
-        return WorkerLost(f"worker {', '.join(lost)} died while LightGBM learnt")
+        error = WorkerLost(f"worker {', '.join(lost)} died while LightGBM learnt")
+        error.there = len(there)
+        return error
     error = ended[0] if ended else "no answer"
     return KernelDied(f"LightGBM stopped on the cluster ({type(error).__name__}: {' '.join(str(error).split())[:200]}): its workers must reach each other on every port")
 
@@ -107,7 +109,7 @@ def _joined(parts: list[Future], shapes: list[tuple[int, ...]], kind: str) -> ar
     return array.concatenate([array.from_delayed(part, shape, kind) for part, shape in zip(parts, shapes, strict=True)])
 
 
-def _learn(client: Client, name: str, rides: SpreadRides, model: RangedBoosted) -> RangedBoosted:
+def _learn(client: Client, rides: SpreadRides, model: RangedBoosted) -> RangedBoosted:
     model.features_ = [feature.name for feature in choose_features(model.regime, model.features)]
     known, held_out = rides.places(model)
     rows, minutes = rides.each(rows_of, model, held_out), [client.submit(usual_minutes, part, model, pure=False) for part, _, _ in rides.parts]
@@ -115,7 +117,7 @@ def _learn(client: Client, name: str, rides: SpreadRides, model: RangedBoosted) 
     sampled = np.concatenate(client.gather(some))  # what is wrong with a row is told here
     lengths, width = [length for _, _, length in rides.parts], len(model.features_)
     matrix, target = _joined(rows, [(length, width) for length in lengths], "float32"), _joined(minutes, [(length,) for length in lengths], "float64")
-    model.booster_, model.places_ = _fit(client, name, _regressor(client, model), matrix, target, model.features_), known
+    model.booster_, model.places_ = _fit(client, _regressor(client, model), matrix, target, model.features_), known
     model.rmse_train_ = _error(model, sampled, rides.sample)
     return model.fit_ranges(rides.sample, rides.sample["duration"].to_numpy())
 
@@ -133,16 +135,18 @@ def _known_ports(client: Client) -> set[int]:  # of Dask
 
 
 @contextmanager
-def _prepared(address: str, patience: float) -> Iterator[tuple[Client, str]]:  # and the name of the training
+def _prepared(address: str, patience: float) -> Iterator[Client]:
     name = f"ride-duration-{uuid.uuid4().hex}"
     with connected(address, patience) as client:
         for worker, found in client.run(versions, on_error="return").items():
             require_same(worker, found)
         client.register_plugin(TrainingGuard(name, _known_ports(client)), name)
         try:
-            yield client, name
-        except WorkerLost:
+            yield client
+        except WorkerLost as lost:
             _wait_for_the_others(client, 40)  # longer than the guard is patient
+            with suppress(OSError, TimeoutError):
+                client.wait_for_workers(lost.there, timeout=10)
             raise
         finally:
             with suppress(OSError, TimeoutError, RuntimeError):
@@ -169,15 +173,15 @@ def _in_one_line() -> Iterator[None]:  # what Dask raises, as a person would say
 _TRIES = 3
 
 
-def _with_patience(address: str, patience: float, work: Callable[[Client, str], None], told: Callable[[str], object]) -> None:
+def _with_patience(address: str, patience: float, work: Callable[[Client], None], told: Callable[[str], object]) -> None:
     for attempt in range(_TRIES):
         try:
-            with _in_one_line(), _prepared(address, patience) as (client, name):
-                return work(client, name)
+            with _in_one_line(), _prepared(address, patience) as client:
+                return work(client)
         except WorkerLost as error:
             lost = str(error)
             if attempt < _TRIES - 1:
-                told(f"{lost}: the training begins again on the others")
+                told(f"{lost}: the training begins again")
     raise KernelDied(f"{lost}, in the last of {_TRIES} trainings of which none came to its end: most often memory ran out, so use more workers, or larger ones")
 
 # %% ../../nbs/ops/28_cluster_training.ipynb #54a95e56
@@ -211,12 +215,12 @@ def train_on_cluster(
     makers = {name: lambda make=make: make(fleet=fleet, zones=zones, settings=settings or {}) for name, make in _makers(rungs).items()}
     held: list[tuple[Origin, Lesson]] = []
 
-    def learn(client: Client, name: str) -> None:
+    def learn(client: Client) -> None:
         rides = SpreadRides(client, fleet, months, source_address(source), all_pickups)
         held[:] = [(rides.origin, rides.lesson())]
         for rung in (rung for rung in rungs if rung.needs_zones and rung.name not in learnt):
             told(f"{rung.name} learns from {rides.rides:,} rides of {len(months)} months on {len(workers_of(client) or ())} workers")
-            learnt[rung.name] = _learn(client, name, rides, makers[rung.name]())
+            learnt[rung.name] = _learn(client, rides, makers[rung.name]())
 
     _with_patience(address, patience, learn, told)
     here = [rung.name for rung in rungs if not rung.needs_zones]
