@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from dask_cluster import Cluster, a_cluster
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
 from served import Service, make_bundles, register
 
@@ -107,3 +108,18 @@ def served(served_bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 def service(served: Service) -> str:
     """Where to ask a running service on the demo city."""
     return served.address
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, home: Path) -> Iterator[Cluster]:
+    "A Dask scheduler without workers."
+    with a_cluster(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def two(cluster: Cluster) -> Cluster:
+    "A Dask cluster of two workers."
+    cluster.add("one")
+    cluster.add("two")
+    return cluster

@@ -57,6 +57,7 @@ def test_imports_only_go_down(path: Path):
         ("dask", "ride_duration.ops.cluster"),
         ("sqlalchemy", "ride_duration.ops.log_database"),
         ("alembic", "ride_duration.ops.log_database"),
+        ("lightgbm.dask", "ride_duration.ops.cluster_guard"),
     ],
 )
 def test_one_door_for_each_heavy_library(library: str, importer: str):

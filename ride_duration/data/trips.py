@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORTEST', 'LONGEST', 'duration_minutes', 'clean_batches', 'raw_batches', 'read_trips', 'Origin', 'Trips',
-           'load_trips']
+           'require_trips', 'load_trips']
 
 # %% ../../nbs/data/04_trips.ipynb #32043645
 from collections.abc import Callable, Iterable, Iterator
@@ -153,6 +153,12 @@ class Trips:
         return self.origin.account
 
 
+def require_trips(fleet: str, months: Iterable[Month], account: Account) -> None:
+    "Raise `NoCleanTrips` where nothing is left."
+    if account.kept == 0:
+        raise NoCleanTrips(f"{fleet} {format_months(months)}: none of {account.rows:,} rows is a clean trip ({account}): choose other months")
+
+
 def load_trips(
     fleet: str,  # yellow, green or demo
     months: str | Month | Iterable[str | Month],  # `2023-01`, `2023-01..2023-03`, or a list
@@ -169,8 +175,7 @@ def load_trips(
         frame, counted = read_trips(files[-1].path, fleet, None if all_pickups else month, columns)
         frames.append(frame)
         account += counted
-    if account.kept == 0:
-        raise NoCleanTrips(f"{fleet} {format_months(months)}: none of {account.rows:,} rows is a clean trip ({account}): choose other months")
+    require_trips(fleet, months, account)
     frame, origin = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), Origin(tuple(months), tuple(files), account)
     frame.attrs["synthetic"] = origin.is_synthetic  # so that every picture made of these trips can say so
     return Trips(frame, origin)
