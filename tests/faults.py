@@ -5,6 +5,7 @@ All numbers are synthetic. A table keeps its columns, types and signature unless
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -154,23 +155,30 @@ def other_type(table: pa.Table, column: str = "PULocationID") -> pa.Table:
     return table.set_column(place, column, table[column].cast(pa.float64()))
 
 
-FAULTS: dict[str, Callable[[pa.Table], pa.Table]] = {  # the kind of finding a monitor owes -> what it is owed for
-    "missing_day": missing_day,
-    "missing_hours": missing_hours,
-    "cut_off": cut_off,
-    "half_file": half_file,
-    "doubled_file": doubled_file,
-    "doubled_rows": doubled_days,
-    "unit_change": kilometres,
-    "swapped_zones": swapped_zones,
-    "clock_shift": clock_shift,
-    "zone_closed": closed_zone,
-    "duration_shift": longer,
-    "volume_collapse": collapse,
-    "nulls": nulls,
-    "out_of_range": out_of_range,
-    "strays": strays,
-    "columns_changed": lost_column,
+class Fault(NamedTuple):
+    "What is done to a month, and the kind of finding a monitor owes for it."
+
+    damage: Callable[[pa.Table], pa.Table]
+    kind: str  # of `findings.KINDS`
+
+
+FAULTS = {
+    "missing day": Fault(missing_day, "missing_day"),
+    "missing hours": Fault(missing_hours, "missing_hours"),
+    "cut off": Fault(cut_off, "cut_off"),
+    "half file": Fault(half_file, "half_file"),
+    "doubled file": Fault(doubled_file, "doubled_file"),
+    "doubled days": Fault(doubled_days, "doubled_rows"),
+    "kilometres": Fault(kilometres, "unit_change"),
+    "swapped zones": Fault(swapped_zones, "swapped_zones"),
+    "clock shift": Fault(clock_shift, "clock_shift"),
+    "zone closed": Fault(closed_zone, "zone_closed"),
+    "longer rides": Fault(longer, "duration_shift"),
+    "collapse": Fault(collapse, "volume_collapse"),
+    "nulls": Fault(nulls, "nulls"),
+    "out of range": Fault(out_of_range, "out_of_range"),
+    "strays": Fault(strays, "strays"),
+    "lost column": Fault(lost_column, "columns_changed"),
 }
 
 

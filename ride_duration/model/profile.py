@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['MINUTE_EDGES', 'MILE_EDGES', 'PICKUP', 'DROPOFF', 'RIDES', 'TIMED', 'LOG_MINUTES', 'MEASURED', 'LOG_MILES', 'Profile',
-           'count_by', 'day_places', 'Times', 'read_times', 'profile_columns', 'profile_trips', 'pack_profile',
-           'unpack_profile']
+           'profile_columns', 'profile_trips', 'pack_profile', 'unpack_profile']
 
 # %% ../../nbs/model/15_profile.ipynb #ee1fc2d6
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..data.schema import CAUSES, COLUMNS
-from .baselines import BLOCKS, block_of
-from .features import believable_miles, time_features
+from .baselines import BLOCKS
+from .counting import Times, count_by, read_times
+from .features import believable_miles
 from .pairs import PAIRS, SIDE
 
 # %% ../../nbs/model/15_profile.ipynb #7ee72584
@@ -69,48 +68,6 @@ def _aligned(days: np.ndarray, *parts: tuple[np.ndarray, np.ndarray]) -> np.ndar
     for own, values in parts:
         total[np.searchsorted(days, own)] += values
     return total
-
-# %% ../../nbs/model/15_profile.ipynb #9cbd3e47
-def count_by(
-    *places: tuple[np.ndarray, int],  # for each side of the table: where each trip belongs, and how long the side is
-    weights: np.ndarray | None = None,
-) -> np.ndarray:  # a table with those sides
-    "How many trips belong to each cell, or the sum of their weights."
-    cell, sides = np.int64(0), [side for _, side in places]
-    for where, side in places:
-        cell = cell * side + np.asarray(where, "int64")
-    return np.bincount(cell, weights, int(np.prod(sides))).reshape(sides)
-
-# %% ../../nbs/model/15_profile.ipynb #f90d2e64
-def day_places(
-    pickup_at: np.ndarray,  # datetime64
-) -> tuple[np.ndarray, np.ndarray]:  # the days there are, since 1970, in order; and which of them each trip belongs to
-    "Which days there are, without sorting trips."
-    number = pickup_at.astype("datetime64[D]").astype("int64")
-    if not len(number):
-        return number, number
-    first = number.min()
-    if number.max() - first > 100_000:  # a stray of another age
-        return np.unique(number, return_inverse=True)
-    there = np.bincount(number - first) > 0
-    return np.flatnonzero(there) + first, (np.cumsum(there) - 1)[number - first]
-
-# %% ../../nbs/model/15_profile.ipynb #513f980b
-class Times(NamedTuple):
-    "When each trip began, as far as it is counted: everything but the days is one a trip."
-
-    days: np.ndarray   # (D,) days since 1970, in order
-    day: np.ndarray    # which of them
-    hour: np.ndarray   # 0 to 23
-    off: np.ndarray    # bool: a Saturday, Sunday or holiday
-    block: np.ndarray  # part of the week, see `baselines.week_blocks`
-
-
-def read_times(pickup_at: np.ndarray) -> Times:  # datetime64
-    "What the clock and the calendar say of each trip."
-    pickup = np.asarray(pickup_at).astype("datetime64[us]")
-    minute, kind = time_features(pickup)
-    return Times(*day_places(pickup), (minute // 60).astype("int64"), kind >= 5, block_of(minute, kind))
 
 # %% ../../nbs/model/15_profile.ipynb #a2c611f1
 _EDGE_STEP = 0.25  # all edges are multiples of it

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .features import time_features
 from .pairs import SIDE
-from .profile import count_by, day_places
+from .counting import count_by, day_places
 
 # %% ../../nbs/model/15_promise.ipynb #90d15c72
 WIDTH_EDGES = np.concatenate([[0.0], np.geomspace(1, 40, 25), [np.inf]])  # minutes

@@ -13,10 +13,10 @@ import pandas as pd
 
 from ..data.schema import CAUSES, COLUMNS, raw_columns
 from ..model.features import UNKNOWN
-from ..model.profile import MEASURED, RIDES, Profile
+from ..model.profile import MEASURED, Profile
 from .distances import sureness
 from .findings import Finding
-from .limits import Limits
+from .limits import LIMITS, Limits
 from .survey import Survey
 
 # %% ../../nbs/ops/27_checks.ipynb #a5e8c3d2
@@ -66,7 +66,7 @@ _SAYS = {  # cause -> kind, what is said of the rows
 def dropped_rows(
     reference: Profile,  # of files; of clean trips alone nothing is known
     survey: Survey,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "More rows than usual that are no clean trips."
     rows, before = int(survey.profile.rows[0]), int(reference.rows[0])
@@ -91,7 +91,7 @@ def _gaps(profile: Profile) -> dict[tuple[str, str], tuple[float, float]]:  # co
 def missing_values(
     reference: Profile,  # of files; of clean trips alone nothing is known
     survey: Survey,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "More values than usual that are not there, or mean nothing."
     for (name, kind), now in _gaps(survey.profile).items() if reference.rows[0] else ():
@@ -111,7 +111,7 @@ def new_zones(
     fleet: str,
     since: str,
     names: pd.DataFrame,  # zones by number, see `zones.zone_names`
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Zones with trips where training had none."
     met, now = (profile.by_block.sum(axis=(0, 1)) for profile in (reference, new))

@@ -16,10 +16,10 @@ from ..model.pairs import SIDE
 from ..model.profile import DROPOFF, PICKUP, Profile
 from .distances import sureness
 from .findings import Finding
-from .limits import Limits
+from .limits import LIMITS, Limits
 from .recording import moved_totals, pair_sums, unevenness
 from .survey import MINUTES, Survey
-from .usual import began, scatter, season_step
+from .usual import began, is_ordinary, scatter, season_step
 
 # %% ../../nbs/ops/28_city.ipynb #f2a86fd6
 _LEAST = 25  # trips that must be wanting
@@ -56,7 +56,7 @@ def _falls_short(new: np.ndarray, total: np.ndarray, usual: np.ndarray, of_all: 
 def emptied_zones(
     reference: Profile,
     new: Profile,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> list[Emptied]:  # a zone once, the weightiest first
     "Zones that have lost their trips, to the end of the month."
     found: dict[int, Emptied] = {}
@@ -77,7 +77,7 @@ def closed_zones(
     reference: Profile,
     survey: Survey,
     names: pd.DataFrame,  # zones by number, see `zones.zone_names`
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Zones where nobody is picked up or set down any more."
     zones = emptied_zones(reference, survey.profile, limits)
@@ -134,12 +134,12 @@ def measure_streets(
     survey: Survey,                    # held against the reference
     zones: pd.DataFrame,               # by number, with Borough, see `zones.zone_table`
     season: tuple[float, ...] | None,  # the model's
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Streets:
     "How much longer rides take, since when, and where."
     by_day, season_log = survey.moved.by_day[:, MINUTES], season_step(reference, survey.profile, season)
-    means = np.where(by_day[:, 0] >= 10, by_day[:, 1] / np.maximum(by_day[:, 0], 1), np.nan)
-    first = began(means, max(scatter(means), 0.03), least=max(limits.longer, 0.08))
+    means = np.where((by_day[:, 0] >= 10) & is_ordinary(survey.moved.days), by_day[:, 1] / np.maximum(by_day[:, 0], 1), np.nan)
+    first = began(means, max(scatter(means), 0.03), least=limits.longer_much, stretch=5)  # a few days of rain are no change
     mean, error, spread = moved_totals(by_day[first:])
     trips, total = pair_sums(reference, survey.profile, MINUTES)
     boroughs = zones["Borough"].reindex(range(SIDE)).fillna("Unknown")
@@ -155,7 +155,8 @@ def measure_streets(
 def slower_streets(
     streets: Streets,
     fleet: str,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
+    collapsed: bool = False,  # whether there is hardly any traffic, which would explain it
 ) -> Iterator[Finding]:
     "Rides that take longer, or less long, than between the same zones in training."
     if abs(streets.longer) < limits.longer or abs(streets.longer) < 0.7 * limits.sure * streets.error:
@@ -163,8 +164,9 @@ def slower_streets(
     much, uneven = abs(streets.longer) >= limits.longer_much, streets.uneven > limits.uneven
     season = f", beyond the {np.expm1(streets.season):+.0%} of the season" if abs(streets.season) >= 0.005 else ""
     says = f"rides take {abs(np.expm1(streets.longer)):.0%} {'longer' if streets.longer > 0 else 'less long'} than between the same zones in training{season}"
-    says += f"; {_where(streets)}" if uneven else ", at all hours and in all places alike" + ("; if nothing has happened in the city, look at how times are recorded" if much else "")
-    kind = "traffic_shock" if much and uneven else "duration_shift"
+    hint = "; if nothing has happened in the city, look at how times are recorded" if much and not collapsed else ""
+    says += f"; {_where(streets)}" if uneven else f", at all hours and in all places alike{hint}"
+    kind = "traffic_shock" if much and (uneven or collapsed) else "duration_shift"
     found = {"longer": streets.longer, "error": streets.error, "season": streets.season, "uneven": streets.uneven, "places": streets.by_place.head(5).to_dict("records")}
     yield Finding(kind, fleet, "duration", *(("act", "retrain") if much else ("watch", "watch")), says, streets.since, streets.minutes, "minutes a ride", streets.trips, sureness(streets.longer / streets.error), found)
 

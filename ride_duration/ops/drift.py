@@ -16,7 +16,7 @@ from ..model.pairs import SIDE
 from ..model.profile import DROPOFF, MEASURED, MILE_EDGES, MINUTE_EDGES, PICKUP, RIDES, Profile
 from .distances import chance_index, middle, moved_between, moved_by, moved_on_clock, shares, stability_index
 from .findings import Finding
-from .limits import Limits
+from .limits import LIMITS, Limits
 from .usual import is_ordinary, usual_hours, weekday
 
 # %% ../../nbs/ops/27_drift.ipynb #3d84cd07
@@ -48,7 +48,7 @@ class Drifted:
     def beyond(self) -> float:  # the index beyond chance
         return max(self.index - self.chance, 0.0)
 
-    def level(self, limits: Limits = Limits()) -> str:  # `as usual`, `moved` or `far off`
+    def level(self, limits: Limits = LIMITS) -> str:  # `as usual`, `moved` or `far off`
         "What it means."
         return "far off" if self.beyond >= limits.index_much else "moved" if self.beyond >= limits.index else "as usual"
 
@@ -121,7 +121,7 @@ def measure_drift(
 
 def drift_table(
     drifted: list[Drifted],
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> pd.DataFrame:  # a row a feature
     "Drift as people read it."
     rows = [(one.feature + (" (known after the ride)" if one.label else ""), one.level(limits), one.index, one.chance, f"{one.distance:.2f} {one.unit}", one.usual, one.new) for one in drifted]
@@ -152,7 +152,7 @@ def drift_findings(
     fleet: str,
     since: str,               # month, or instant
     names: pd.DataFrame,      # zones by number, see `zones.zone_names`
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> list[Finding]:
     "Features that are not what they were."
     found = []
@@ -160,11 +160,16 @@ def drift_findings(
         if one.level(limits) == "as usual" or one.label:
             continue
         severity, action = ("act", "retrain") if one.level(limits) == "far off" else ("watch", "watch")
-        where = _where(one.feature, reference, new, names)
-        says = f"{one.feature}: {one.new}, where usual are {one.usual}; {one.distance:.3g} {one.unit} apart{where}"
+        says = _sentence(one) + _where(one.feature, reference, new, names)
         evidence = {"index": one.index, "chance": one.chance, "usual": one.usual, "new": one.new}
         found.append(Finding("pair_shift" if one.feature == "pair of zones" else "feature_shift", fleet, one.feature, severity, action, says, since, one.distance, one.unit, one.trips, None, evidence))
     return found + list(_unseen(reference, new, fleet, since, limits))
+
+
+def _sentence(one: Drifted) -> str:
+    if one.unit == "% of trips":
+        return f"{one.distance:.1f} % of trips have another {one.feature} than usual" if one.feature != "distance not to be believed" else f"a distance not to be believed on {one.new}, where {one.usual} are usual"
+    return f"{one.feature}: {one.new}, and usually {one.usual}; {one.distance:.3g} {one.unit} apart"
 
 
 def _where(feature: str, reference: Profile, new: Profile, names: pd.DataFrame) -> str:

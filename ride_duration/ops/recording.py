@@ -9,14 +9,13 @@ __all__ = ['UNITS', 'pair_sums', 'unevenness', 'moved_totals', 'unit_change', 'c
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from ..model.pairs import SIDE
 from ..model.profile import DROPOFF, LOG_MILES, LOG_MINUTES, MEASURED, PICKUP, TIMED, Profile
 from .distances import chance_index, shares, stability_index, sureness
 from .findings import Finding
-from .limits import Limits
-from .survey import MILES, MINUTES, Survey, pair_means
+from .limits import LIMITS, Limits
+from .survey import MILES, Survey, pair_means
 from .usual import began, expected_hours, is_ordinary, scatter
 
 # %% ../../nbs/ops/27_recording.ipynb #b69ed2d6
@@ -60,7 +59,7 @@ def moved_totals(
         return 0.0, float("inf"), 0.0
     mean = total / trips
     days = by_day[by_day[:, 0] >= 1]
-    of_days = max(scatter(days[:, 1] / days[:, 0]), 0.02)
+    of_days = max(float(np.std(days[:, 1] / days[:, 0])), 0.02)
     return float(mean), float(of_days * np.sqrt(1 / len(days) + 1 / 28)), float(np.sqrt(max(squares / trips - mean**2, 0)))
 
 # %% ../../nbs/ops/27_recording.ipynb #b644f19b
@@ -70,7 +69,7 @@ UNITS = {"kilometres instead of miles": 1.609344, "miles instead of kilometres":
 def unit_change(
     reference: Profile,
     survey: Survey,  # held against the reference
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Distances that are longer or shorter by one factor, everywhere alike."
     by_day = survey.moved.by_day[:, MILES]
@@ -89,6 +88,9 @@ def unit_change(
     yield Finding("unit_change", survey.fleet, "trip_distance", "act", "repair data", says, since, 100 * (factor - 1), "% of the distance", int(by_day[first:, 0].sum()), sureness(mean / error), found)
 
 # %% ../../nbs/ops/27_recording.ipynb #27ce88fe
+_LIKELIER = 0.6  # of the usual sureness is enough where one reading is compared with another that is far from it
+
+
 def _turned(counts: np.ndarray, usual: np.ndarray) -> tuple[int, float, float]:  # by how many hours the usual fits best, its index then, and as it is
     by = {hours: stability_index(counts, np.roll(usual, hours)) for hours in range(-11, 13)}
     best = min(by, key=by.get)
@@ -107,7 +109,7 @@ def _gains(counts: np.ndarray, usual: np.ndarray, hours: int) -> np.ndarray:
 def clock_shift(
     reference: Profile,
     survey: Survey,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Times that are hours too early or too late."
     profile = survey.profile
@@ -117,12 +119,12 @@ def clock_shift(
         return
     best, turned, index = _turned(counts.sum(axis=0), usual.sum(axis=0))
     by_day = _gains(counts, usual, best)
-    first = began(by_day, max(scatter(by_day), 0.1), least=0.7) if best else 0
+    first = began(by_day, max(scatter(by_day), 0.1), least=1.2) if best else 0
     if first:  # from then on alone
         best, turned, index = _turned(counts[first:].sum(axis=0), usual[first:].sum(axis=0))
     chance = chance_index(counts[first:].sum(axis=0), usual[first:].sum(axis=0))
     sure = by_day[first:].mean() / max(by_day[first:].std() / np.sqrt(len(by_day[first:])), 1e-9)
-    if best == 0 or index < 2 * chance or turned > limits.clock * index + chance / 2 or sure < limits.sure:
+    if best == 0 or index < 2 * chance or turned > limits.clock * index + chance / 2 or sure < _LIKELIER * limits.sure:
         return
     words = f"{abs(best)} hour{'s' if abs(best) > 1 else ''} too {'late' if best > 0 else 'early'}"
     since = str(days[first].astype("datetime64[D]")) if first else str(survey.month)
@@ -131,23 +133,21 @@ def clock_shift(
     yield Finding("clock_shift", survey.fleet, "pickup time", "act", "repair data", says, since, 60 * best, "minutes of the clock", int(counts[first:].sum()), sureness(sure), found)
 
 # %% ../../nbs/ops/27_recording.ipynb #ecb00b0c
-_LEAN = 30  # trips that the zone's share over all of the week counts as much as in a part of it
+_LEAN = 5         # trips added to each zone and part of the week, so that rare ones say little
 
 
 def swapped_zones(
     reference: Profile,
     survey: Survey,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Pickups where drop-offs were, and drop-offs where pickups were."
     usual, new = reference.by_block.astype(float), survey.profile.by_block.astype(float)
-    zone = shares(usual.sum(axis=(0, 1)))
-    likely = (usual + _LEAN * zone) / (usual.sum(axis=2, keepdims=True) + _LEAN)
-    gain = np.log(likely[:, PICKUP] / likely[:, DROPOFF])  # of reading a pickup as one
+    gain = np.log((usual[:, PICKUP] + _LEAN) / (usual[:, DROPOFF] + _LEAN))  # of reading a pickup as one
     trips = max(new[:, PICKUP].sum(), 1)
     mean = float(((new[:, PICKUP] - new[:, DROPOFF]) * gain).sum() / trips)
-    error = float(np.sqrt(((new[:, PICKUP] + new[:, DROPOFF]) * gain**2).sum()) / trips) * 2  # trips of a day are alike
-    if mean > -limits.sure * error:
+    error = float(np.sqrt((new.sum(axis=1) * gain**2).sum()) / trips)
+    if mean > -_LIKELIER * limits.sure * error or not error:
         return
     says = "pickups are distributed as drop-offs were at the same time of the week, and drop-offs as pickups were: the two columns are swapped"
     yield Finding("swapped_zones", survey.fleet, "PULocationID and DOLocationID", "act", "repair data", says, str(survey.month), 100.0, "% of trips", int(trips), sureness(mean / error), {"per trip": mean, "error": error})

@@ -21,7 +21,8 @@ from ..data.trips import raw_batches
 from ..errors import NoCleanTrips
 from ..model.features import believable_miles
 from ..model.pairs import SIDE
-from ..model.profile import LOG_MILES, LOG_MINUTES, MEASURED, TIMED, Profile, Times, count_by, day_places, profile_columns, read_times
+from ..model.counting import Times, count_by, day_places, read_times
+from ..model.profile import LOG_MILES, LOG_MINUTES, MEASURED, TIMED, Profile, profile_columns
 
 # %% ../../nbs/ops/20_survey.ipynb #6401d73f
 MINUTES, MILES = 0, 1  # what is held against the reference

@@ -26,8 +26,13 @@ def weekday(days: np.ndarray) -> np.ndarray:  # days since 1970 -> Monday 0 to S
     return (days + 3) % 7
 
 
-def is_ordinary(days: np.ndarray) -> np.ndarray:  # days since 1970 -> bool: no holiday
-    return ~is_holiday(days.astype("datetime64[D]").astype("datetime64[us]")) | (weekday(days) == 6)
+def is_ordinary(days: np.ndarray) -> np.ndarray:  # days since 1970 -> bool
+    "Days that are no holidays, and do not lie between Christmas and New Year or after Thanksgiving."
+    dates = days.astype("datetime64[D]")
+    month, in_month = dates.astype("datetime64[M]").astype("int64") % 12 + 1, (dates - dates.astype("datetime64[M]")).astype("int64") + 1
+    festive = ((month == 12) & (in_month >= 24)) | ((month == 1) & (in_month == 1))
+    after_thanksgiving = (month == 11) & (in_month >= 23) & (in_month <= 29) & (weekday(days) == 4)
+    return ~(is_holiday(dates.astype("datetime64[us]")) | festive | after_thanksgiving)
 
 # %% ../../nbs/ops/26_usual.ipynb #a79d56d6
 _NEARLY_EMPTY = 0.2  # of what days of its kind have
@@ -88,13 +93,11 @@ def day_noise(reference: Profile) -> float:
     return max(scatter(apart) * np.sqrt(of_a_kind / max(of_a_kind - 1, 0.5)), LEAST_NOISE)
 
 # %% ../../nbs/ops/26_usual.ipynb #20b010c6
-_STRETCH = 3  # days on each side
-
-
 def began(
     values: np.ndarray,  # one a day, in order; NaN where a day says nothing
     noise: float,        # by how much days differ anyway
     least: float,        # by how much the two levels must differ
+    stretch: int = 3,    # days there must be on each side
 ) -> int:                # the place of the first day of the last stretch; 0: the whole month
     "Where a change began that lasted."
     known = np.flatnonzero(~np.isnan(values))
@@ -103,7 +106,7 @@ def began(
     def apart(part: np.ndarray) -> float:
         return float(np.abs(part - np.median(part)).sum())
 
-    for cut in range(_STRETCH, len(here) - _STRETCH + 1):
+    for cut in range(stretch, len(here) - stretch + 1):
         step = abs(np.median(here[cut:]) - np.median(here[:cut]))
         enough = max(least, 3 * noise * np.sqrt(1 / cut + 1 / (len(here) - cut)))
         if step > enough and apart(here) - apart(here[:cut]) - apart(here[cut:]) > gain:

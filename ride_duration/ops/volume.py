@@ -16,7 +16,7 @@ from ..data.month import Month
 from ..model.profile import Profile
 from .distances import sureness
 from .findings import Finding
-from .limits import Limits
+from .limits import LIMITS, Limits
 from .survey import Survey
 from .usual import began, day_noise, days_of, expected_hours, is_ordinary
 
@@ -43,7 +43,7 @@ class Volume:
 def measure_volume(
     reference: Profile,
     survey: Survey,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Volume:
     "How many trips there are, against how many there usually are."
     days = days_of(survey.month)
@@ -67,7 +67,7 @@ def _hours_on(profile: Profile, days: np.ndarray) -> np.ndarray:  # (D, 24); nou
 def _level(ratios: np.ndarray, noise: float) -> tuple[float, int]:  # logarithms by day; trips to a usual one, and the day since which
     if np.isnan(ratios).all():
         return 0.0, 0
-    first = began(ratios, noise, least=0.3)
+    first = began(ratios, noise, least=0.4)
     return float(np.exp(np.nanmedian(ratios[first:]))), first
 
 # %% ../../nbs/ops/27_volume.ipynb #5cf1b82f
@@ -82,7 +82,7 @@ _LEAST = 20  # trips that must be wanting before their absence means something
 def missing_days(
     volume: Volume,
     fleet: str,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Days without trips, and a month that was cut."
     usual = volume.days["usual"].to_numpy() * min(volume.level, 1)
@@ -101,7 +101,7 @@ def missing_days(
 def missing_hours(
     volume: Volume,
     fleet: str,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Hours without trips on days that are as usual otherwise."
     for day in range(len(volume.hours)):
@@ -119,7 +119,7 @@ def repeated_trips(
     volume: Volume,
     fleet: str,
     month: Month,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "A file that was joined to itself, or days that were delivered twice."
     if volume.repeated < max(limits.repeated, 3 * volume.reference):
@@ -137,7 +137,8 @@ def odd_level(
     fleet: str,
     month: Month,
     same_mix: bool,  # whether hours, zones and durations are as usual
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
+    longer: float = 0.0,  # logarithm of durations against the same pairs of zones
 ) -> Iterator[Finding]:
     "A level that is not the usual one."
     apart = np.log(max(volume.level, 1e-3))
@@ -154,14 +155,15 @@ def odd_level(
     elif volume.level < limits.collapse:
         kind, severity, action = "volume_collapse", "act", "retrain"
         says = f"traffic has collapsed{since}: {volume.level:.0%} of the usual trips are left"
-    found = {"level": volume.level, "noise": volume.noise, "days": len(here)}
+        says += f", and rides take {abs(np.expm1(longer)):.0%} {'longer' if longer > 0 else 'less long'} than between the same zones in training" if abs(longer) >= limits.longer else ""
+    found = {"level": volume.level, "noise": volume.noise, "days": len(here), "longer": longer}
     yield Finding(kind, fleet, "trips", severity, action, says, volume.since, 100 * (volume.level - 1), "% of trips", abs(difference), sureness(volume.certainty), found)
 
 
 def odd_days(
     volume: Volume,
     fleet: str,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
 ) -> Iterator[Finding]:
     "Days that are no holidays and have few of the trips the month has otherwise."
     level = volume.level if volume.level > 0 else 1.0
