@@ -25,12 +25,7 @@ setup(
     # The papermill notebooks travel in the wheel as the package ride_duration.runs.
     packages=[*find_packages(include=["ride_duration", "ride_duration.*"]), "ride_duration.runs"],
     package_dir={"ride_duration.runs": "nbs/runs"},
-    # Alembic reads its scripts as files, and browsers the page's; they are no modules of the library.
-    package_data={
-        "ride_duration.runs": ["*.ipynb"],
-        "ride_duration.ops": ["_migrations/*.py", "_migrations/versions/*.py"],
-        "ride_duration.serve": ["page/*"],
-    },
+    package_data={"ride_duration.runs": ["*.ipynb"], "ride_duration.serve": ["page/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
