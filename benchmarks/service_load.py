@@ -1,6 +1,6 @@
 """How much the service can take, one worker, every answer in the log before it is given; beside a FastAPI that does nothing, and the usual way to serve such a model.
 
-    python benchmarks/service_load.py [--rounds 5] [--seconds 6] [--connections 64] [--source FOLDER] [--months 2023-01]
+    python benchmarks/service_load.py [--rounds 5] [--seconds 6] [--connections 128] [--source FOLDER] [--months 2023-01]
 
 The booking model (500 trees) learns from green taxis' months where --source names a mirror of TLC's files, from the demo city otherwise. Requests come from
 wrk as a process of its own, each another ride; the servers are asked in turn, and medians of the rounds are compared.
@@ -257,7 +257,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=float, default=6)
-    options.add_argument("--connections", type=int, default=64)
+    options.add_argument("--connections", type=int, default=128)
     options.add_argument("--source", type=Path, help="a mirror of TLC's files; the demo city where none is named")
     options.add_argument("--months", default="2023-01")
     options.add_argument("--sender", help=argparse.SUPPRESS)
