@@ -22,6 +22,7 @@ import typer
 from . import __version__
 from .cli_log import app as log_app
 from .cli_models import app as models_app
+from .cli_monitor import app as monitor_app
 from .cli_serve import app as serve_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
 from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, Track, console, fetching
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 app.add_typer(models_app)
 app.add_typer(log_app, name="log")
+app.add_typer(monitor_app)
 app.add_typer(serve_app)
 
 
