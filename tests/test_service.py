@@ -17,6 +17,8 @@ from conftest import ride_duration
 from served import Asker, Service, register
 
 from ride_duration.model.bundle import load_bundle
+from ride_duration.ops.prediction_log import open_log
+from ride_duration.serve import experiment
 
 RIDE = {"pickup": 7, "dropoff": "Harbour Airport", "at": "2023-03-01T08:30"}
 
@@ -308,3 +310,29 @@ def test_a_damaged_candidate_leaves_the_champion_answering(served_bundles, home,
     assert sum(line["event"] == "model_refused" and "low.txt" in line["reason"] for line in told) == 1
     assert not any(str(value) in line for line in service.said for value in RIDE.values() if isinstance(value, str))
 
+
+def test_an_experiment_is_followed(served_bundles, home):
+    "Half of the rides go to the challenger, the same ones each time; in shadow all go to the champion, and both answers are logged; it ends when it is won."
+    register(home, 1, served_bundles["first"])
+    (home / "champions" / "ride-duration-demo" / "2").symlink_to(served_bundles["second"])
+    first, second = load_bundle(served_bundles["first"]), load_bundle(served_bundles["second"])
+    at = np.datetime64("2023-03-01T08:30")
+    with Service(home, fleet="demo", port=0, every=0.05) as service:
+        split = experiment.start("demo", 2, share=0.5)
+        ask = service.asker()
+        assert eventually(lambda: ask("/model")[1]["experiment"])
+        answers = [ask("/predict", {"pickup": 7, "dropoff": 12, "at": str(at), "ride_id": f"ride-{number}"})[1] for number in range(60)]
+        assert [answer["variant"] for answer in answers] == [experiment.assigned(split, answer["ride_id"]) for answer in answers]
+        assert {(answer["variant"], answer["model"]["version"], answer["minutes"]) for answer in answers} == {
+            ("champion", "1", first.answer(7, 12, at)["minutes"]), ("challenger", "2", second.answer(7, 12, at)["minutes"]),
+        }  # fmt: skip
+        experiment.stop("demo")
+        shadow = experiment.start("demo", 2, shadow=True)
+        assert eventually(lambda: (ask("/model")[1]["experiment"] or {}).get("id") == shadow.id)
+        assert ask("/predict", {"pickup": 7, "dropoff": 12, "at": str(at), "ride_id": "shaded"})[1]["minutes"] == first.answer(7, 12, at)["minutes"]
+        register(home, 2, served_bundles["second"])
+        assert eventually(lambda: ask("/model")[1]["version"] == "2") and ask("/model")[1]["experiment"] is None
+    with open_log() as log:
+        logged = log.find("shaded").answer
+        assert (logged.version, logged.experiment, logged.shadow_version, logged.shadow_minutes) == ("1", shadow.id, "2", second.answer(7, 12, at)["minutes"])
+        assert {log.find(answer["ride_id"]).answer.experiment for answer in answers} == {split.id}

@@ -21,6 +21,9 @@ from conftest import ride_duration
 from served import Service, register
 
 from ride_duration.model.bundle import load_bundle
+from ride_duration.ops.prediction_log import open_log
+
+pytest_plugins = ["postgres_server"]
 
 SWAPS = int(os.environ.get("RIDE_DURATION_SWAPS", 25))      # 1000 for the long run
 KILLS = int(os.environ.get("RIDE_DURATION_KILLS", 2))       # 50
@@ -125,6 +128,29 @@ def test_what_was_answered_is_in_the_log_whatever_kills_the_service(served_bundl
     assert service.stop() == 0 and not load.refused
     with sqlite3.connect(home / "predictions.sqlite") as log:
         in_the_log(log.execute("SELECT ride_id, minutes FROM answer").fetchall(), load)
+
+
+def test_what_was_answered_is_in_postgres_whatever_is_killed(postgres, served_bundles, home):
+    "The service and the database server are killed in turn; while the database is away the answer is a 503, and nobody starts anything again but the database."
+    log, port = postgres.database(), free_port()
+    words = ("--bundle", served_bundles["first"], "--port", port, "--log", log)
+    service = Service(home, *words)
+    with Load(service.address) as load:
+        for number in range(KILLS):
+            load.wait_for(len(load.answers) + 40 + random.randrange(40))
+            if number % 2:
+                assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+                service = Service(home, *words)
+            else:
+                postgres.kill()
+                postgres.start()
+        load.wait_for(len(load.answers) + 40)
+        postgres.kill_backends()
+        load.wait_for(len(load.answers) + 40)
+    assert service.stop() == 0 and set(load.refused) <= {503}
+    with open_log(log) as found:
+        rows = [row for frame in found.read(columns=["ride_id", "minutes"]) for row in zip(frame["ride_id"], frame["minutes"], strict=True)]
+    in_the_log(rows, load)
 
 
 # What guests send who do not behave. None of it is answered with a fault of ours.

@@ -6,7 +6,6 @@
 __all__ = ['ROW_FAULTS', 'SCHEMA', 'log_url', 'shown_url', 'log_trouble', 'LogDatabase', 'open_database']
 
 # %% ../../nbs/ops/24_log_database.ipynb #d5f9f672
-import os
 import re
 import sqlite3
 import threading
@@ -14,12 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
 
 from ..data.source import home_folder
-from ..database import PATIENCE, _write_ahead, database_error
-from ..errors import BadParameter, LogUnavailable, RideDurationError
-from ..files import make_folder
+from ..database import PATIENCE, database_error
+from ..errors import BadParameter, LogUnavailable
+from .log_file import check_place, make_file, open_file, take_turn
 
 try:
     import sqlalchemy as sa
@@ -56,6 +54,7 @@ def shown_url(url: sa.URL) -> str:  # for people: without a password, wherever i
 _SENTENCES = {  # PostgreSQL's SQLSTATE, or the first letters of it -> what a person can do
     "28": "PostgreSQL does not let us in: check user and password (in the URL, in PGPASSWORD or in ~/.pgpass)",
     "3D": "there is no such database: make it with createdb",
+    "3F": "there is no schema that the user may write: check search_path, or grant it the right",
     "42501": "the user may not do that there: grant it the right to make and write tables",
     "42P0": "its tables are not ours: give the log a database of its own",
     "53100": "the server's disk is full: free some, nothing was lost",
@@ -72,7 +71,8 @@ def _postgres_sentence(error: Exception, secret: str | None) -> str:
     if not state and re.search(r'database ".*" does not exist', text):
         state = "3D000"
     known = next((said for code, said in _SENTENCES.items() if state.startswith(code)), None)
-    return known or f"PostgreSQL does not answer: start it, or check host and port ({text})"
+    away = not state or state.startswith(("08", "57P"))  # connections, and a server that begins or ends
+    return known or (f"PostgreSQL does not answer: start it, or check host and port ({text})" if away else f"PostgreSQL says {text}")
 
 
 def log_trouble(
@@ -87,66 +87,34 @@ def log_trouble(
     return LogUnavailable(f"the prediction log cannot be used: {shown_url(url)}: {_postgres_sentence(cause, url.password)}")
 
 # %% ../../nbs/ops/24_log_database.ipynb #c8fa764d
-def _number(path: str) -> tuple[int, int] | None:  # by which the system knows a file; None where there is none
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _sqlite_engine(url: sa.URL, patience: float, checkpoints: bool) -> sa.Engine:
+    engine = sa.create_engine(url, creator=lambda: open_file(url.database, patience, checkpoints), hide_parameters=True)
+
+    @sa.event.listens_for(engine, "begin")  # the driver begins nothing by itself
+    def begin(connection: sa.Connection) -> None:
+        file = connection.connection.driver_connection
+        take_turn(file, patience) if connection.get_execution_options().get("writes") else file.execute("BEGIN")
+
+    return engine
 
 
-class _OnFile(sqlite3.Connection):
-    numbers: dict[str, tuple[int, int] | None]  # of the files it was opened on
-
-
-def _connect_sqlite(path: str, patience: float) -> _OnFile:
-    numbers = {path: _number(path)}  # before it is opened: if it is replaced in between, that is seen later
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", patience, isolation_level=None, check_same_thread=False, uri=True, factory=_OnFile)
-    connection.numbers = numbers
-    return connection
-
-
-def _check_place(connection: sa.Connection, path: str, written: bool = False) -> None:
-    "Raise `LogUnavailable` where the file, or what it writes ahead into, is no longer the one that was opened."
-    numbers = connection.connection.driver_connection.numbers
-    if written:  # from the first commit on, there is a second one
-        numbers.setdefault(f"{path}-wal", _number(f"{path}-wal"))
-    if any(number is None or _number(part) != number for part, number in numbers.items()):
-        connection.invalidate()
-        raise LogUnavailable(f"the prediction log cannot be used: {path} was moved, replaced or removed while it was open: put it back, or start again to begin a new one")
-
-# %% ../../nbs/ops/24_log_database.ipynb #760d63a3
 def _postgres_options(patience: float) -> dict:  # for libpq; a silent peer is given up after so many seconds
     seconds = max(2, round(patience))
     return {"connect_timeout": seconds, "tcp_user_timeout": 1000 * seconds, "keepalives_idle": seconds, "keepalives_interval": 1, "keepalives_count": seconds}
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, checkpoints: bool) -> None:  # just made
-    _write_ahead(connection)
-    for setting in ("synchronous = full", "foreign_keys = on", *["wal_autocheckpoint = 0"] * (not checkpoints)):
-        connection.execute(f"PRAGMA {setting}")
-
-
-def _prepare_postgres(connection: object, patience: float) -> None:  # just made
-    connection.execute("SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false)", (f"{round(1000 * patience)}ms",))
-    connection.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')")
-    connection.commit()
-
-
-def _sqlite_engine(url: sa.URL, patience: float, checkpoints: bool) -> sa.Engine:
-    engine = sa.create_engine(url, creator=lambda: _connect_sqlite(url.database, patience), hide_parameters=True)
-    sa.event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, checkpoints))
-    # its driver begins nothing by itself; a writer takes its turn at once
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN")))
-    return engine
-
-
 def _postgres_engine(url: sa.URL, patience: float) -> sa.Engine:
     engine = sa.create_engine(url, connect_args=_postgres_options(patience), hide_parameters=True)
-    sa.event.listen(engine, "connect", lambda connection, _: _prepare_postgres(connection, patience))
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: object, _: object) -> None:
+        connection.execute("SELECT set_config('TimeZone', 'UTC', false), set_config('lock_timeout', %s, false)", (f"{round(1000 * patience)}ms",))
+        connection.execute("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')")
+        connection.commit()
+
     return engine
 
-# %% ../../nbs/ops/24_log_database.ipynb #07e66241
+# %% ../../nbs/ops/24_log_database.ipynb #25d1ce59
 ROW_FAULTS = (DataError, IntegrityError)  # about what was to be written, not about the database
 
 
@@ -171,20 +139,39 @@ class LogDatabase:
             yield
         except ROW_FAULTS:
             raise
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise log_trouble(self.url, error) from None
 
     @contextmanager
     def connected(self) -> Iterator[sa.Connection]:  # for writing, as many transactions as one likes
         with self.explained(), self.engine.connect() as connection:
-            yield connection.execution_options(begin="BEGIN IMMEDIATE")
+            self._wait_for_locks(connection, 0)  # but for turns: see `take_turn`
+            yield connection.execution_options(writes=True)
 
     @contextmanager
     def transaction(self, connection: sa.Connection) -> Iterator[None]:  # what it has written is in the log when it ends
         with self.explained(), connection.begin():
             yield
+        self._check_place(connection, written=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:  # one view of the log
+        with self.explained(), self.engine.connect() as connection:
+            self._wait_for_locks(connection, self.patience)
+            self._check_place(connection)
+            yield connection
+
+    def _wait_for_locks(self, connection: sa.Connection, seconds: float) -> None:
         if self.sqlite:
-            _check_place(connection, self.url.database, written=True)
+            connection.connection.driver_connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+
+    def _check_place(self, connection: sa.Connection, written: bool = False) -> None:
+        if self.sqlite:
+            try:
+                check_place(connection.connection.driver_connection, written)
+            except LogUnavailable:
+                connection.invalidate()  # the next one is a new one
+                raise
 
     def execute(self, connection: sa.Connection, statement: str, **values: object) -> sa.CursorResult:  # `:name` stands for a value, or for a list of them after IN
         lists = [sa.bindparam(name, expanding=True) for name, value in values.items() if isinstance(value, list)]
@@ -192,13 +179,6 @@ class LogDatabase:
 
     def select(self, connection: sa.Connection, statement: str, **values: object) -> list[sa.Row]:
         return self.execute(connection, statement, **values).all()
-
-    @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:  # one view of the log
-        with self.explained(), self.engine.connect() as connection:
-            if self.sqlite:
-                _check_place(connection, self.url.database)
-            yield connection
 
     def close(self) -> None:
         self.engine.dispose()
@@ -248,16 +228,6 @@ def _bring_up_to_date(database: LogDatabase) -> None:
             _migrate(connection)
 
 # %% ../../nbs/ops/24_log_database.ipynb #c376e235
-def _make_file(path: Path) -> None:
-    try:
-        make_folder(path.parent)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
-    except RideDurationError as error:
-        raise LogUnavailable(f"the prediction log cannot be used: {error}") from None
-    except OSError as error:
-        raise LogUnavailable(f"the prediction log cannot be used: {path}: {os.strerror(error.errno).lower()}") from None
-
-
 def open_database(
     place: str | None = None,    # see `log_url`
     create: bool = True,         # make it where there is none
@@ -268,7 +238,7 @@ def open_database(
     if url.drivername == "sqlite" and not Path(url.database).exists():
         if not create:
             raise LogUnavailable(f"there is no prediction log at {url.database} yet: the service makes it when it starts")
-        _make_file(Path(url.database))
+        make_file(Path(url.database))
     try:
         database = LogDatabase(url, patience)
         _bring_up_to_date(database)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -54,11 +55,16 @@ def _in_log(log: PredictionLog, day: date) -> tuple[int, int]:
     return tuple(count for [(count,)] in counts)
 
 
+def _table(frame: pd.DataFrame) -> pa.Table:
+    instants = {name: frame[name].dt.tz_convert(None) for name in ("answered_at", "completed_at")}  # pyarrow would ask pandas in a way that is going out of use
+    return pa.table([pa.array(instants.get(field.name, frame[field.name]), pa.timestamp("us") if field.name in instants else field.type, from_pandas=True).cast(field.type) for field in _SCHEMA], _SCHEMA)
+
+
 def _write(log: PredictionLog, day: date, path: Path) -> tuple[int, int]:  # answers and completions
     answers = completed = 0
     with replacing(path) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
         for frame in log.read(*_bounds(day)):
-            writer.write_table(pa.Table.from_pandas(frame, _SCHEMA, preserve_index=False).replace_schema_metadata())
+            writer.write_table(_table(frame))
             answers, completed = answers + len(frame), completed + int(frame["completed_at"].count())
         writer.add_key_value_metadata({_NOTE: json.dumps({"answers": answers, "completed": completed})})
     return answers, completed

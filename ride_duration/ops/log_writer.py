@@ -72,11 +72,8 @@ class _Groups:
             call = held.popleft() if held else self._get(wait=not group)
             if call is None:
                 break
-            if rides.isdisjoint(call.rides):
-                group.append(call)
-                rides.update(call.rides)
-            else:
-                self._held.append(call)
+            (group if rides.isdisjoint(call.rides) else self._held).append(call)
+            rides.update(call.rides)  # also of one that is held: nobody overtakes it
         self._held.extend(held)
         return group
 
@@ -192,7 +189,7 @@ class LogWriter:
         await self.close()
 
     async def write(self, answers: Sequence[Answered]) -> list[Answered]:  # those of the log, where a ride was in it already with the same question
-        "Returns when all are in the log; none is where it raises `Conflict`, `BadParameter` or `LogUnavailable`."
+        "Returns when all are in the log; none is where it raises `Conflict` or `BadParameter`. After `LogUnavailable` they may be: ask again under the same ids."
         for answer in answers:
             check_answer(answer)
         found = await self._ask(answers=distinct(answers)) if answers else {}
@@ -209,7 +206,7 @@ class LogWriter:
         if not self._closing and self._thread.ident is not None:
             self._groups.put(None)
             self._closing = True
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, 2 * self.patience)
         self._closing = True
 
     @property
@@ -257,12 +254,13 @@ class LogWriter:
 
     def _expire(self) -> None:
         "Tell those who have waited long enough."
-        self._alarm, loop = None, asyncio.get_running_loop()
+        self._alarm, loop, thread = None, asyncio.get_running_loop(), self._thread
         why = self.state.trouble or f"the prediction log cannot be used: nothing was written within {self.patience:g} seconds"
         while self._waiting and (not self._waiting[0].wanted or self._waiting[0].deadline <= loop.time()):
             call = self._waiting.popleft()
             if call.wanted:
                 self._refused += 1
+                thread.trouble = thread.trouble or (time.monotonic() - self.patience, why)  # until its next commit
                 call.future.set_exception(LogUnavailable(why))
         if self._waiting:
             self._alarm = loop.call_at(self._waiting[0].deadline, self._expire)

@@ -173,7 +173,9 @@ def _query(names: Sequence[str], filters: Collection[str], until: bool, complete
     selected = ", ".join(own.get(name, f"answer.{name}") for name in names)
     leading = "completion" if completed_only else "answer"  # the table whose order is followed
     joined = "FROM completion JOIN answer ON completion.answered_at = answer.answered_at AND completion.ride_id = answer.ride_id" if completed_only else f"FROM answer {_JOINED}"
-    limits = [f"({leading}.answered_at, {leading}.ride_id) > (:at, :ride)", *[f"{leading}.answered_at < :until"] * until, *(f"answer.{name} = :{name}" for name in filters)]
+    limits = [f"answer.{name} = :{name}" for name in filters]
+    for table in ("completion", "answer") if completed_only else ("answer",):  # of both, so that either can be found by it
+        limits += [f"({table}.answered_at, {table}.ride_id) > (:at, :ride)", *[f"{table}.answered_at < :until"] * until]
     return f"SELECT {selected} {joined} WHERE {' AND '.join(limits)} ORDER BY {leading}.answered_at, {leading}.ride_id LIMIT :size"
 
 # %% ../../nbs/ops/25_prediction_log.ipynb #ab9e4c55

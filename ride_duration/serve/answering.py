@@ -123,6 +123,7 @@ def half_hours(deployment: Deployment, question: Question) -> list[dict]:  # see
     return [dict(zip(names, values, strict=True)) for values in zip((at.isoformat(timespec="minutes") for at in times), minutes, low, high, strict=True)]
 
 # %% ../../nbs/serve/34_answering.ipynb #d0a8d0c1
+_ENOUGH = 16  # rides: a model's answer to each costs little less in larger groups
 LOG_UNAVAILABLE = Trouble(503, "log_unavailable", "what is said cannot be logged, so nothing is said: ask again in 5 seconds", retry_after=5)
 BUSY = Trouble(503, "busy", "the service has more to do than it can: ask again in a moment", retry_after=1)
 
@@ -134,22 +135,29 @@ class Answering:
         self.models, self.writer, self.metrics, self.unlogged = models, writer, metrics, unlogged
         self.batches, self.beside = 0, ThreadPoolExecutor(1, "batches")  # how many there are now, and where they are answered
         self._waiting: list[tuple[Question, asyncio.Future]] = []
+        self._due: asyncio.Handle | None = None  # when those who wait are answered
         self._answering: set[asyncio.Task] = set()
 
     def one(self, question: Question) -> asyncio.Future:  # of the answer, and whether it is logged
         "Answer a ride, together with those that arrive at the same time."
-        loop = asyncio.get_running_loop()
-        found = loop.create_future()
+        found = asyncio.get_running_loop().create_future()
         self._waiting.append((question, found))
-        if len(self._waiting) == 1:
-            loop.call_soon(self._answer_waiting)
+        self._arrange()
         return found
 
+    def _arrange(self) -> None:
+        if self._waiting and not self._due and (not self._answering or len(self._waiting) >= _ENOUGH):
+            self._due = asyncio.get_running_loop().call_soon(self._answer_waiting)
+
     def _answer_waiting(self) -> None:
-        group, self._waiting = self._waiting, []
+        group, self._waiting, self._due = self._waiting, [], None
         task = asyncio.get_running_loop().create_task(self._answer(group))
         self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task) -> None:
+        self._answering.discard(task)
+        self._arrange()
 
     async def _answer(self, group: list[tuple[Question, asyncio.Future]]) -> None:
         try:
