@@ -9,6 +9,7 @@ __all__ = ['Desk', 'understand', 'predict', 'predict_batch', 'curve', 'completed
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ class Desk:
     looked: float = float("-inf")     # for the outlines, by `time.monotonic`
     proof: tuple[float, list[str]] = (float("-inf"), [])  # when it was last found out what keeps the service from being ready, and what
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    more_metrics: Callable[[], Awaitable[bytes]] | None = None  # what Prometheus is told beside what is counted
 
 
 def understand(

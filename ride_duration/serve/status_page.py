@@ -15,15 +15,15 @@ from .status import Seen, Status, standard_errors
 
 # %% ../../nbs/serve/37_status_page.ipynb #02aa562f
 def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
+    return "-" if value is None else f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
 def _percent(value: float | None, error: float | None = None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %" + ("" if error is None else f" ± {200 * error:.1f}")
+    return "-" if value is None else f"{100 * value:.1f} %" + ("" if error is None else f" ± {200 * error:.1f}")
 
 
 def _minutes(value: float | None, error: float | None = None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.1f} min" + ("" if error is None else f" ± {2 * error:.1f}")
+    return "-" if value is None else f"{value:{sign}.1f} min" + ("" if error is None else f" ± {2 * error:.1f}")
 
 
 _ROWS: tuple[tuple[str, Callable[[Tally, dict], str], Callable[[Promise], str]], ...] = (  # what, of a tally and its errors, and what was promised
@@ -33,7 +33,7 @@ _ROWS: tuple[tuple[str, Callable[[Tally, dict], str], Callable[[Promise], str]],
     ("between zones never learnt from", lambda tally, _: _percent(tally.unseen_share), lambda promise: _percent(promise.unseen)),
     ("Rides that ended", lambda tally, _: f"{tally.completed:,}", lambda _: ""),
     ("missed by (RMSE)", lambda tally, errors: _minutes(tally.rmse, errors.get("rmse")), lambda promise: _minutes(promise.rmse)),
-    ("too long (+) or too short (−), on average", lambda tally, errors: _minutes(tally.bias, errors.get("bias"), "+").replace("-", "−"), lambda _: ""),
+    ("too long (+) or too short (-), on average", lambda tally, errors: _minutes(tally.bias, errors.get("bias"), "+"), lambda _: ""),
     ("ended within their range", lambda tally, errors: _percent(tally.coverage, errors.get("coverage")), lambda promise: _percent(promise.coverage)),
 )
 
@@ -115,7 +115,7 @@ def status_page(status: Status) -> str:
     regimes = "".join(_regime(status, regime, seen) for regime, seen in status.seen.items() if (regime, "champion") in status.deployed)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="30">'
-        f'<title>{_SIGNS[status.colour]} {escape(status.fleet)} – ride_duration</title><link rel="stylesheet" href="page/status.css"></head><body><main>'
+        f'<title>{_SIGNS[status.colour]} {escape(status.fleet)} at ride_duration</title><link rel="stylesheet" href="page/status.css"></head><body><main>'
         f'<h1 class={status.colour}><span aria-hidden=true>{_SIGNS[status.colour]}</span> {escape(status.says)}</h1>'
         f'<p class=quiet>The {escape(status.fleet)} fleet. {until} The page looks again every half minute.{made_up}</p>{_found(status)}{regimes}'
         f'<h2>Who answers</h2><ul class=plain>{"".join(_models(status))}</ul>'
