@@ -85,7 +85,7 @@ class Status:
             return f"Not ready: {' and '.join(self.reasons)}."
         if self.findings:
             first, more = self.findings[0], len(self.findings) - 1
-            return f"{first.says[0].upper()}{first.says[1:]}{f', and {more} more' if more else ''}: {first.action}."
+            return f"{first.says[0].upper()}{first.says[1:]}{f'; and {more} more' if more else ''}. Do: {first.action}."
         if self.refused:
             return "A model that should answer cannot be loaded, and the one before goes on answering."
         if self.until is None or self.unread:
