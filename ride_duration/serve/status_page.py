@@ -51,7 +51,7 @@ def _table(seen: Seen, promise: Promise) -> str:
     tallies = [seen.windows[name].arms.get(arm, Tally()) for arm, name in columns]
     several = f"<tr><td></td>{''.join(f'<th colspan={len(_WINDOWS)}>{escape(arm.variant)}, version {escape(arm.version)}</th>' for arm in arms)}</tr>"
     head = f"<thead>{several}<tr><td></td>{_cells('th', [_WINDOWS[name] for _, name in columns])}<th>promised</th></tr></thead>"
-    rows = [f"<tr><th scope=row{' class=part' if says[0].islower() else ''}>{says}</th>{_cells('td', [of(tally, standard_errors(tally)) for tally in tallies])}<td>{escape(promised(promise))}</td></tr>" for says, of, promised in _ROWS]
+    rows = [f"<tr><th scope=row{' class=part' if not says[0].isupper() else ''}>{says}</th>{_cells('td', [of(tally, standard_errors(tally)) for tally in tallies])}<td>{escape(promised(promise))}</td></tr>" for says, of, promised in _ROWS]
     return f"<div class=wide><table>{head}<tbody>{''.join(rows)}</tbody></table></div>" if arms else "<p>No ride was answered in the last day.</p>"
 
 # %% ../../nbs/serve/37_status_page.ipynb #017d7577
