@@ -5,6 +5,6 @@ from configparser import ConfigParser
 
 file, extras = sys.argv[1:]
 config = ConfigParser(delimiters=["="])
-config.read_string(open(file, encoding="utf-8").read())
-settings = config["DEFAULT"]
-print(*settings["requirements"].split(), *(one for extra in extras.split(",") for one in settings[f"{extra}_requirements"].split()), sep="\n")
+config.read(file, encoding="utf-8")
+for name in ("requirements", *(f"{extra}_requirements" for extra in extras.split(","))):
+    print(*config["DEFAULT"][name].split(), sep="\n")
