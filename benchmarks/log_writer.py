@@ -27,8 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from ride_duration.ops.answers import Answered, fresh_ride_id
+from ride_duration.ops.log_rows import COLUMNS, answer_row
 from ride_duration.ops.log_writer import LogWriter
-from ride_duration.ops.prediction_log import _COLUMNS, PredictionLog, _row, open_log
+from ride_duration.ops.prediction_log import PredictionLog, open_log
 
 SHARE = 0.35       # of the bare peer's rows a second
 LAST_HOUR = 2.0    # seconds, where an hour holds 50,000 answers or fewer
@@ -51,7 +52,7 @@ def bare(path: Path, rows: list[tuple], group: int) -> float:  # rows a second
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = wal")
     connection.execute("PRAGMA synchronous = full")
-    statement = f"INSERT INTO answer ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    statement = f"INSERT INTO answer ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
     began = time.perf_counter()
     for start in range(0, len(rows), group):
         connection.execute("BEGIN IMMEDIATE")
@@ -91,10 +92,10 @@ def last_hour(folder: Path, rows: int) -> tuple[float, int]:  # seconds, and ans
         connection = sqlite3.connect(place, isolation_level=None)
         connection.execute("PRAGMA synchronous = off")  # only to fill it
         connection.execute("PRAGMA cache_size = -400000")
-        statement = f"INSERT INTO answer ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+        statement = f"INSERT INTO answer ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
         connection.execute("BEGIN IMMEDIATE")
         step = timedelta(hours=1) / per_hour
-        connection.executemany(statement, (_row(template._replace(ride_id=f"{draw.getrandbits(64):016x}{number:x}", answered_at=first + number * step), sqlite=True) for number in range(rows)))
+        connection.executemany(statement, (answer_row(template._replace(ride_id=f"{draw.getrandbits(64):016x}{number:x}", answered_at=first + number * step), sqlite=True) for number in range(rows)))
         connection.execute("COMMIT")
         connection.close()
         end = first + rows * step
@@ -123,7 +124,7 @@ def main() -> None:
             for number in range(given.rounds):
                 rides = answers(given.rows)
                 found = measure(str(folder / f"writer-{clients}-{number}.sqlite"), rides, clients)
-                peer = bare(folder / f"bare-{clients}-{number}.sqlite", [_row(ride, sqlite=True) for ride in rides], max(1, round(found["group"])))
+                peer = bare(folder / f"bare-{clients}-{number}.sqlite", [answer_row(ride, sqlite=True) for ride in rides], max(1, round(found["group"])))
                 shares.append(found["rate"] / peer)
                 print(
                     f"{clients} clients: {found['rate']:,.0f} answers/s in groups of {found['group']:.0f}, {found['cpu']:.0f} µs of CPU each, waits p50 {found['waits'][0]:.1f} ms, p99 {found['waits'][1]:.1f} ms; "
@@ -133,7 +134,7 @@ def main() -> None:
             if statistics.median(shares) < SHARE:
                 broken.append(f"{clients} clients at {SHARE} of the bare executemany or better")
         rides = answers(300)
-        alone, peer = measure(str(folder / "alone.sqlite"), rides, 1), bare(folder / "alone-bare.sqlite", [_row(ride, sqlite=True) for ride in rides], 1)
+        alone, peer = measure(str(folder / "alone.sqlite"), rides, 1), bare(folder / "alone-bare.sqlite", [answer_row(ride, sqlite=True) for ride in rides], 1)
         print(f"one after another: a write returns after {1e3 / alone['rate']:.2f} ms, a bare commit of one row takes {1e3 / peer:.2f} ms", flush=True)
         if given.log:
             for clients in given.clients:

@@ -20,6 +20,7 @@ from typing import Annotated, TextIO
 import typer
 
 from . import __version__
+from .cli_experiment import app as experiment_app
 from .cli_log import app as log_app
 from .cli_models import app as models_app
 from .cli_monitor import app as monitor_app
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(models_app)
 app.add_typer(log_app, name="log")
 app.add_typer(monitor_app)
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(serve_app)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -64,12 +63,19 @@ class Postgres:
         """Of the postmaster."""
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
-    def kill_backends(self) -> None:
-        """kill -9 of those who serve connections: the server throws everyone out, and recovers by itself."""
+    def backends(self) -> list[psutil.Process]:
+        """Those who serve connections to the log."""
+        found = []
         for child in psutil.Process(self.pid).children():
-            title = " ".join(child.cmdline())
-            if "ada log" in title:
-                child.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child] * ("ada log" in " ".join(child.cmdline()))
+        return found
+
+    def kill_backends(self) -> None:
+        """kill -9: the server throws everyone out, and recovers by itself."""
+        for backend in self.backends():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                backend.kill()
 
     def kill(self) -> None:
         """kill -9 of the postmaster and all of its children; it is started again by `start`."""

@@ -26,8 +26,9 @@ from ride_duration.ops import log_database
 from ride_duration.ops.answers import Answered, Completion, Conflict, check_answer, fresh_ride_id
 from ride_duration.ops.log_export import day_file, export_log
 from ride_duration.ops.log_retention import prune
+from ride_duration.ops.log_rows import READ_COLUMNS
 from ride_duration.ops.log_writer import LogWriter
-from ride_duration.ops.prediction_log import READ_COLUMNS, PredictionLog, _query, open_log
+from ride_duration.ops.prediction_log import PredictionLog, _query, open_log
 
 pytest_plugins = ["postgres_server"]
 PASSWORD = "secret"  # of its servers

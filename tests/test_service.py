@@ -239,7 +239,7 @@ def test_whoever_has_asked_is_answered_when_it_ends(served_bundles, home):
         service.process.send_signal(signal.SIGTERM)
         answers = [found.result() for found in asked]
     assert [(status, len(body["answers"])) for status, body in answers] == [(200, 4000)] * 3
-    assert service.stop() == 0 and idle.recv(100) == b""
+    assert service.process.wait(60) == 0 and service.stop() == 0 and idle.recv(100) == b""
     with sqlite3.connect(home / "predictions.sqlite") as log:
         assert log.execute("SELECT count(*) FROM answer").fetchone() == (3 * 4000 + 8,)
 

@@ -15,9 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..data.source import home_folder
-from ..database import PATIENCE, database_error
+from ..database import PATIENCE
 from ..errors import BadParameter, LogUnavailable
-from .log_file import check_place, make_file, open_file, take_turn
+from .log_file import check_place, file_number, file_trouble, make_file, open_file, take_turn
 
 try:
     import sqlalchemy as sa
@@ -82,13 +82,13 @@ def log_trouble(
     "What a database that refuses means to a person."
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
-        said = database_error(Path(url.database), cause)
-        return LogUnavailable(f"the prediction log cannot be used: {said or cause}")
+        return file_trouble(url.database, cause)
     return LogUnavailable(f"the prediction log cannot be used: {shown_url(url)}: {_postgres_sentence(cause, url.password)}")
 
 # %% ../../nbs/ops/24_log_database.ipynb #c8fa764d
 def _sqlite_engine(url: sa.URL, patience: float, checkpoints: bool) -> sa.Engine:
-    engine = sa.create_engine(url, creator=lambda: open_file(url.database, patience, checkpoints), hide_parameters=True)
+    number = file_number(url.database)
+    engine = sa.create_engine(url, creator=lambda: open_file(url.database, patience, checkpoints, number), hide_parameters=True)
 
     @sa.event.listens_for(engine, "begin")  # the driver begins nothing by itself
     def begin(connection: sa.Connection) -> None:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import replacing
-from .prediction_log import READ_COLUMNS, PredictionLog, in_database, out_of_database
+from .log_rows import READ_COLUMNS, read_moment
+from .prediction_log import PredictionLog, in_database
 
 # %% ../../nbs/ops/27_log_export.ipynb #e96136e2
 _INSTANTS = {"answered_at": pa.timestamp("us", "UTC"), "completed_at": pa.timestamp("us", "UTC"), "pickup_at": pa.timestamp("us")}
@@ -94,7 +95,7 @@ def logged_days(
     while True:
         with log.database.reading() as connection:
             [(first,)] = log.database.select(connection, "SELECT min(answered_at) FROM answer WHERE answered_at >= :at", at=in_database(log.database, at))
-        day = None if first is None else out_of_database(first).date()
+        day = None if first is None else read_moment(first).date()
         if day is None or (until and day >= until):
             return
         yield day

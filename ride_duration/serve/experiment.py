@@ -233,7 +233,7 @@ def start(
         _insert(state, "experiment", {**row, "salt": secrets.token_hex(16), "started_at": _stamp(clock()), "by": _name(by), "why": reason})
         return _read(state, fleet, regime)[-1]
 
-# %% ../../nbs/serve/30_experiment.ipynb #2d4c8a76
+# %% ../../nbs/serve/30_experiment.ipynb #d200883b
 def stop(
     fleet: str,
     regime: str = BOOKING,
@@ -249,5 +249,5 @@ def stop(
         last = (_read(state, fleet, regime) or [None])[-1]
         if last is None or last.stopped_at:
             raise Refused(f"{name}: no experiment runs" + (f": the last one was {why_over(last)}" if last else ", so there is none to stop"))
-        _close(state, last, by, why or why_over(last) or "stopped by hand", clock())
+        _close(state, last, by, one_line(why or "") or why_over(last) or "stopped by hand", clock())
         return _read(state, fleet, regime)[-1]

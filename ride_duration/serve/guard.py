@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError:
     raise BadParameter("the service needs uvicorn with httptools, which is not installed: pip install 'ride-duration[serve]'") from None
 
-# %% ../../nbs/serve/38_guard.ipynb #5cd1554d
+# %% ../../nbs/serve/38_guard.ipynb #d6a05a6e
 HEAD = 16_384   # bytes of a request's line and headers
 ARRIVE = 20.0   # seconds for a request to arrive, from its first byte, or from the connection
 LEAVE = 60.0    # seconds for its answer to be given and taken
@@ -28,7 +28,7 @@ _SAID = {
     431: Trouble(431, "head_too_large", f"the request's line and headers may have {HEAD:,} bytes: send fewer"),
 }  # fmt: skip
 
-
+# %% ../../nbs/serve/38_guard.ipynb #5cd1554d
 class Guard:
     "Knows the connections of one worker."
 

@@ -19,7 +19,6 @@ from ..ops.prediction_log import PredictionLog
 from ..ops.pulse import Pulse
 from .desk import Desk, not_ready
 from .gauges import status_metrics
-from .service import _problems
 from .status import Status, see, status_dict
 from .status_page import status_page
 
@@ -80,10 +79,11 @@ _OK = {"description": "A page, or the same as JSON where the header Accept says 
 def add_status(
     api: FastAPI,
     live: Live,
+    problems: dict[int, dict],  # how answers that are not a 200 are documented
 ) -> None:  # for `service.make_app(more=…)`
     "Let the service say how it does."
 
-    @api.get("/status", summary="How the service does", response_class=Response, responses=_problems() | {200: _OK})
+    @api.get("/status", summary="How the service does", response_class=Response, responses=problems | {200: _OK})
     async def status(request: Request) -> Response:
         """In ten seconds: a colour and a sentence, what to do, and the last hour and day beside what was promised."""
         seen, as_json = await live.look(), wants_json(request.headers.get("accept", ""))

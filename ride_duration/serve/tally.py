@@ -63,7 +63,7 @@ def _by_hour(frame: pd.DataFrame, places: tuple[str, str, str], due: np.ndarray,
     columns = (np.ones(len(frame)), due, counted, error, error**2, inside, np.where(counted, high - low, 0))
     return pd.DataFrame(dict(zip(SUMS, columns, strict=True)), dtype=float).groupby(frame["pickup_at"].dt.floor("h").to_numpy()).sum()
 
-# %% ../../nbs/serve/31_tally.ipynb #1f21a0f3
+# %% ../../nbs/serve/31_tally.ipynb #f1612bce
 @dataclass(frozen=True)
 class Tally:
     "The sums of an experiment."
@@ -95,5 +95,5 @@ def tally(
         arms = _answers(experiment, frame)
         astray += len(frame) - int(np.any([rows for rows, _ in arms.values()], axis=0).sum())
         found = {arm: _by_hour(frame[rows], places, due[rows], counted[rows]) for arm, (rows, places) in arms.items()}
-        hours = hours.add(pd.concat(found, axis=1), fill_value=0)
+        hours = hours.add(pd.concat(found, axis=1, sort=True), fill_value=0)
     return Tally(hours.reindex(columns=columns).fillna(0).sort_index(), astray)
