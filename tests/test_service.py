@@ -175,7 +175,7 @@ def test_examples_in_the_docs_run_as_they_stand(served, ask):
         pytest.skip("no curl on this machine: apt-get install curl")
     page = ask("/docs")[1]
     examples = [html.unescape(found) for found in re.findall("<pre>(.*?)</pre>", page, re.DOTALL)]
-    assert len(examples) == 10
+    assert len(examples) == 11
     for example in examples:
         assert served.address in example
         done = subprocess.run([*("bash", "-c"), example.replace("curl ", "curl --fail ", 1)], capture_output=True, text=True, timeout=30)

@@ -9,6 +9,7 @@ __all__ = ['Desk', 'understand', 'predict', 'predict_batch', 'curve', 'completed
 import asyncio
 import re
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ class Desk:
     proof: tuple[float, list[str]] = (float("-inf"), [])  # when it was last found out what keeps the service from being ready, and what
     drawing: asyncio.Lock = field(default_factory=asyncio.Lock)
     proving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    more_metrics: Callable[[], Awaitable[bytes]] | None = None  # what Prometheus is told beside what is counted
 
 
 def understand(

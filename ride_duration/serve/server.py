@@ -144,20 +144,23 @@ class Worker:
             await self.app(scope, receive, send)
 
     async def _live(self, scope: dict, receive: Callable, send: Callable) -> None:
-        from ride_duration.serve.service import make_app
+        from ride_duration.serve.live import Live, add_status
+        from ride_duration.serve.service import _problems, make_app
 
         settings = self.settings
         await receive()
         guard = scope["state"]["guard"] = Guard()
         try:
             async with open_desk(settings, guard) as desk:
-                locked = not (settings.is_loopback or settings.insecure)
-                self.app = make_app(desk, House(Keyring() if locked else None, settings.is_loopback, tell_all=settings.tell_all))
+                live, locked = Live(desk), not (settings.is_loopback or settings.insecure)
+                desk.more_metrics = live.metrics
+                self.app = make_app(desk, House(Keyring() if locked else None, settings.is_loopback, tell_all=settings.tell_all), more=partial(add_status, live=live, problems=_problems()))
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(20_000, 20, 50)
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
+                live.close()
         except RideDurationError as error:
             self.error = error
             await send({"type": "lifespan.startup.failed", "message": str(error)})

@@ -101,8 +101,9 @@ def _add_health(api: FastAPI, desk: Desk) -> None:
 
     @api.get("/metrics", summary="What Prometheus reads", response_class=Response, responses=_problems() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics of all workers."}})
     async def metrics() -> Response:
-        """Requests, answers, groups, models and the log."""
-        return Response(desk.answering.metrics.text(), headers={"content-type": TYPE})
+        """Requests, answers, groups, models, the log, and the last hour and day of rides."""
+        more = await desk.more_metrics() if desk.more_metrics else b""
+        return Response(desk.answering.metrics.text() + more, headers={"content-type": TYPE})
 
 # %% ../../nbs/serve/38_service.ipynb #45fd71d7
 _NUMERAL = "^([1-9]|[1-9][0-9]|1[0-9]{2}|2[0-5][0-9]|26[0-5])$"
