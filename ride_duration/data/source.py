@@ -116,10 +116,20 @@ def _is_absent(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) or _status(error) in (403, 404, 410)
 
 
+def _lacks_keys(error: BaseException) -> bool:  # of a bucket: none, or wrong ones
+    return isinstance(error, PermissionError) or "Credential" in type(error).__name__
+
+
+def _has_no_bucket(error: BaseException | None) -> bool:  # s3fs says "not found" of a key as of a whole bucket
+    said = getattr(error, "response", None)
+    code = said.get("Error", {}).get("Code") if isinstance(said, dict) else None
+    return code == "NoSuchBucket" or (error is not None and _has_no_bucket(error.__cause__))
+
+
 def _may_pass(error: BaseException) -> bool:  # is another try worth it?
     if not isinstance(error, Exception):  # Ctrl-C: somebody wants it to end
         return False
-    if _is_absent(error) or isinstance(error, (ImportError, ValueError, PermissionError)):
+    if _is_absent(error) or _lacks_keys(error) or isinstance(error, (ImportError, ValueError)):
         return False
     if isinstance(error, RideDurationError):
         return isinstance(error, UnreadableFile)
@@ -134,6 +144,9 @@ def _open_source(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         import aiohttp  # only where a network is used: it takes its time to import
 
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)}
+    if url.startswith("s3://"):
+        asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}} | asked  # trying again is ours to do
     return fsspec.core.url_to_fs(url, **options)
 
 # %% ../../nbs/data/03_source.ipynb #86392715
@@ -180,6 +193,8 @@ def _explain(error: Exception, url: str) -> Exception:  # what went wrong, as a 
     folder = Path(base).parent.parent if base else None
     if folder and not folder.is_dir():
         return SourceUnreachable(f"the source folder {folder} does not exist: check --source or RIDE_DURATION_SOURCE")
+    if _has_no_bucket(error):
+        return SourceUnreachable(f"there is no bucket {'/'.join(url.split('/')[:3])}: check --source or RIDE_DURATION_SOURCE")
     if _is_absent(error):
         newest = Month(*datetime.now().timetuple()[:2]) - 2
         return MonthNotPublished(
@@ -188,6 +203,8 @@ def _explain(error: Exception, url: str) -> Exception:  # what went wrong, as a 
     if isinstance(error, ImportError) and "s3" in url[:4]:
         return SourceUnreachable(f"{url} needs s3fs: pip install 'ride-duration[s3]'")
     reason = str(error) or type(error).__name__
+    if url.startswith("s3://") and _lacks_keys(error):
+        return SourceUnreachable(f"{url} may not be read ({reason}): check the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in AWS_PROFILE")
     tries = f" after {TRIES} tries" if _may_pass(error) else ""
     return SourceUnreachable(f"{url} could not be read{tries} ({reason}): check the address and the network, then run again")
 

@@ -24,30 +24,43 @@ from ..errors import BadParameter, CannotWrite, ClusterUnreachable, KernelDied, 
 from ..files import make_folder, write_file
 from .backfill import Done, Work, _interruptible, _Worker
 from .cluster import Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of
-from .cluster_storage import folder_for, write_index_at
+from .cluster_storage import Storage, folder_for, write_index_at
 from .reports import training_months
 
 # %% ../../nbs/ops/28_cluster_reports.ipynb #d78b610b
-def _look(reports: str, token: str) -> tuple[dict[str, str], bool]:  # on a worker: versions; does it see the reports?
-    return versions(), "://" in reports or (Path(reports) / token).exists()
+def _look(reports: str, token: str) -> tuple[dict[str, str], str]:  # on a worker: versions; what keeps it from the reports
+    if "://" not in reports:
+        return versions(), "" if (Path(reports) / token).exists() else f"it does not see the folder {reports}: share it under that name, or give --reports an address such as s3://bucket/reports"
+    try:
+        _try_out(Storage(reports), f"{token}-{uuid.uuid4().hex}")
+        return versions(), ""
+    except RideDurationError as error:
+        return versions(), str(error)
 
 
-def _check(worker: str, found: object, reports: str) -> None:  # an answer of `_look`
-    theirs, sees_reports = (found, False) if isinstance(found, BaseException) else found
+def _try_out(storage: Storage, name: str) -> None:  # of a file that is written, and is gone afterwards
+    storage.put(name, b"")
+    storage.remove(name)
+
+
+def _check(worker: str, found: object) -> None:  # an answer of `_look`
+    theirs, hindrance = (found, "") if isinstance(found, BaseException) else found
     require_same(worker, theirs)
-    if not sees_reports:
-        raise CannotWrite(f"worker {worker} does not see the folder {reports}: share it under that name, or give --reports an address such as s3://bucket/reports")
+    if hindrance:
+        raise CannotWrite(f"worker {worker}: {hindrance}")
 
 
 @contextmanager
 def _prepared(client: Client, work: Work) -> Iterator[str]:  # a file's name: who finds it in the home folder shares ours
     token = f".cluster-{uuid.uuid4().hex}"
     places = [make_folder(home_folder())] + ([] if "://" in work.reports else [make_folder(Path(work.reports))])
+    if "://" in work.reports:
+        _try_out(Storage(work.reports), token)
     try:
         for place in places:
             write_file(place / token, "")
         for worker, found in client.run(_look, work.reports, token, on_error="return").items():
-            _check(worker, found, work.reports)
+            _check(worker, found)
         yield token
     finally:
         for place in places:
