@@ -43,5 +43,5 @@ def make_home(folder: Path) -> Path:
             small_month(month)
         keep_model(train("2023-01", "2023-02", "demo", models="boosted", settings=QUICK), "boosted")
     finally:
-        os.environ["RIDE_DURATION_HOME"] = before
+        os.environ.pop("RIDE_DURATION_HOME") if before is None else os.environ.update(RIDE_DURATION_HOME=before)
     return folder
