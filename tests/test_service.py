@@ -265,6 +265,10 @@ def test_ready_only_with_a_log_that_can_be_written(served_bundles, home):
             assert {code_of(one)[:2] for one in found} == {(503, "log_unavailable")}
             asker = service.asker()
             assert code_of(asker("/health/ready"))[:2] == (503, "not_ready") and asker.answer.headers["retry-after"] == "5"
+            before = service.resident()
+            with ThreadPoolExecutor(20) as pool:
+                assert set(pool.map(lambda _: service.ask("/predict", RIDE)[0], range(300))) == {503}
+            assert service.resident() - before < 5_000_000
             assert service.ask("/health/live")[0] == 200 and service.ask("/curve", RIDE)[0] == 200
             log.execute("ROLLBACK")
         assert eventually(lambda: service.ask("/predict", RIDE)[0] == 200) and eventually(lambda: service.ask("/health/ready")[0] == 200)

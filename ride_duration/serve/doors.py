@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from ..ops.answers import Conflict
-from .answering import BUSY
+from .answering import busy
 from .keys import Keyring
 from .metrics import Metrics
 from .rides import Trouble, explain
@@ -63,15 +63,18 @@ class _Gone(Exception):
     "Whoever asked has hung up."
 
 
+def _too_large(most: int) -> Trouble:
+    return Trouble(413, "too_large", f"the body may have {most:,} bytes: send less at once")
+
+
 async def read_body(
     receive: Callable,
     most: int,      # bytes
     length: bytes,  # what the head says; empty where it says nothing
 ) -> bytes:
     "The whole body; raises `Trouble` as soon as it is known to be too large."
-    too_large = Trouble(413, "too_large", f"the body may have {most:,} bytes: send less at once")
     if length and not (length.isdigit() and len(length) < 10 and int(length) <= most):
-        raise too_large
+        raise _too_large(most)
     parts, size = [], 0
     while True:
         message = await receive()
@@ -80,7 +83,7 @@ async def read_body(
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:
-            raise too_large
+            raise _too_large(most)
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -222,7 +225,7 @@ class Doors:
         try:
             check_guest(self.house, scope["path"], head)
             if self.inside > self.house.most_inside:
-                raise BUSY
+                raise busy()
             if way is None:
                 scope["request_id"] = spoken.number
                 await self.app(scope, receive, spoken)

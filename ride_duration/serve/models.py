@@ -146,7 +146,7 @@ class Models:
             return Deployed(known.name, known.version, wanted.since, known.model, known.folder)
         failed = self._failed.get(key)
         if failed and self.clock() - failed[0] < PAUSE:
-            raise failed[1]
+            raise type(failed[1])(str(failed[1]))  # a new one: each raising would make the old one longer
         try:
             found = deploy(wanted, self.fleet, regime)
         except RideDurationError as error:
