@@ -25,11 +25,9 @@ setup(
     # The papermill notebooks travel in the wheel as ride_duration.runs, and the runbook as ride_duration.docs.
     packages=[*find_packages(include=["ride_duration", "ride_duration.*"]), "ride_duration.runs", "ride_duration.docs"],
     package_dir={"ride_duration.runs": "nbs/runs", "ride_duration.docs": "docs"},
-    # Alembic reads its scripts as files, and browsers the page's; they are no modules of the library.
     package_data={
         "ride_duration.runs": ["*.ipynb"],
         "ride_duration.docs": ["runbook.md"],
-        "ride_duration.ops": ["_migrations/*.py", "_migrations/versions/*.py"],
         "ride_duration.serve": ["page/*"],
     },
     python_requires=f">={settings['min_python']}",

@@ -1,6 +1,6 @@
 """How much the service can take, one worker, every answer in the log before it is given; beside a FastAPI that does nothing, and the usual way to serve such a model.
 
-    python benchmarks/service_load.py [--rounds 5] [--seconds 6] [--connections 64] [--source FOLDER] [--months 2023-01]
+    python benchmarks/service_load.py [--rounds 5] [--seconds 6] [--connections 128] [--source FOLDER] [--months 2023-01]
 
 The booking model (500 trees) learns from green taxis' months where --source names a mirror of TLC's files, from the demo city otherwise. Requests come from
 wrk as a process of its own, each another ride; the servers are asked in turn, and medians of the rounds are compared.
@@ -8,7 +8,8 @@ wrk as a process of its own, each another ride; the servers are asked in turn, a
 - the limit: a FastAPI endpoint that returns an empty object, under the same uvicorn with the same settings (uvloop, httptools, one worker, no access log)
 - the peer: what tutorials show for this task, Flask under gunicorn with one worker, a pickled DictVectorizer and LinearRegression, no log
 - p99: rides sent on a clock at half of the service's own peak, whether or not earlier ones were answered; latency counts from when a ride was due to be
-  sent, so that a stall is felt by all who would have asked meanwhile. The sender is a third process.
+  sent, so that a stall is felt by all who would have asked meanwhile. The sender is a third process. What the disk alone takes is printed beside it: no answer is
+  given sooner than that.
 - batches: 10,000 rides in a request, from the first byte sent to the last one read, against LightGBM's bare predict on the ready matrix of the same rides
 """
 
@@ -207,6 +208,18 @@ def paced(address: str, rate: float, seconds: float, connections: int) -> dict[s
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def disk_alone(folder: Path, count: int = 1000) -> np.ndarray:  # milliseconds to bring 4 kB to the disk, and nothing else
+    took, page = [], os.urandom(4096)
+    with open(folder / "page", "ab", buffering=0) as file:
+        for _ in range(count):
+            began = time.perf_counter()
+            file.write(page)
+            os.fdatasync(file.fileno())
+            took.append(1000 * (time.perf_counter() - began))
+            time.sleep(0.001)
+    return np.percentile(took, [50, 99])
+
+
 def batches(address: str, bundle: Path, rounds: int) -> tuple[list[float], list[float]]:  # rides a second: the endpoint's, and LightGBM's alone
     from ride_duration.model.bundle import load_bundle
     from ride_duration.model.features import Rides
@@ -245,6 +258,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, float]:
                 print("  ".join(f"{name} {rates[-1]:,.0f}/s" for name, rates in found.items()) + f"; load {os.getloadavg()[0]:.1f}", flush=True)
         peak = statistics.median(found["service"])
         calm = [paced(service, peak / 2, given.seconds, given.connections) for _ in range(given.rounds)]
+        print("the disk alone, 4 kB at a time: p50 {:.2f} ms, p99 {:.2f} ms".format(*disk_alone(folder)), flush=True)
         for one in calm:
             print(f"at {peak / 2:,.0f} rides/s: " + ", ".join(f"{name} {value:.2f} ms" for name, value in one.items()), flush=True)
         whole, bare = batches(service, bundle, 2 * given.rounds)
@@ -257,7 +271,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=float, default=6)
-    options.add_argument("--connections", type=int, default=64)
+    options.add_argument("--connections", type=int, default=128)
     options.add_argument("--source", type=Path, help="a mirror of TLC's files; the demo city where none is named")
     options.add_argument("--months", default="2023-01")
     options.add_argument("--sender", help=argparse.SUPPRESS)

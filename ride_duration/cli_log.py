@@ -58,19 +58,24 @@ def _logged_row(logged: object) -> dict:  # of `answers.Logged`, for machines
 
 
 def _show_answers(found: list) -> None:
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table()
-    for column, side in (("answered (UTC)", "left"), ("ride", "left"), ("from → to", "left"), ("minutes", "right"), ("range", "right"), ("took", "right"), ("model", "left"), ("flags", "left")):
-        table.add_column(column, justify=side)
+    table = Table(box=SIMPLE, show_edge=False)
+    for column, side in (("answered (UTC)", "left"), ("ride", "left"), ("from → to", "left"), ("minutes", "right"), ("took", "right"), ("model", "left"), ("flags", "left")):
+        table.add_column(column, justify=side, no_wrap=column not in ("model", "flags"))
     for logged in found:
         answer, told = logged.answer, logged.completion
-        model = f"{answer.fleet} {answer.regime} {answer.version}{' (challenger)' if answer.variant == 'challenger' else ''}"
-        table.add_row(
-            f"{answer.answered_at:%Y-%m-%d %H:%M:%S}", answer.ride_id, f"{answer.pickup} → {answer.dropoff}", f"{answer.minutes:.1f}", f"{answer.low:.1f} to {answer.high:.1f}",
-            f"{told.minutes:.1f}" if told else "", model, " ".join(answer.flags),
-        )  # fmt: skip
+        model = f"{answer.fleet} {answer.version}{' (challenger)' if answer.variant == 'challenger' else ''}"
+        took = f"{told.minutes:.1f}" if told else ""
+        table.add_row(f"{answer.answered_at:%Y-%m-%d %H:%M:%S}", answer.ride_id, f"{answer.pickup} → {answer.dropoff}", f"{answer.minutes:.1f}", took, model, " ".join(answer.flags))
     console().print(table)
+
+
+def _show_ride(row: dict) -> None:
+    for name, value in row.items():
+        if value not in (None, []):
+            print(f"{name:18}{', '.join(value) if isinstance(value, list) else value}")
 
 
 @app.command()
@@ -90,6 +95,8 @@ def show(
         place = answers.place
     if as_json:
         print(json.dumps([_logged_row(logged) for logged in found], indent=1))
+    elif ride:
+        _show_ride(_logged_row(found[0]))
     elif found:
         _show_answers(found)
     else:

@@ -22,7 +22,7 @@ app = typer.Typer()
 
 def _server():  # the module, where everything it needs is installed
     try:
-        from ride_duration.serve import server
+        from ride_duration.serve import server, service  # noqa: F401 - imported by each worker, when it would be late to find out
     except ModuleNotFoundError as error:
         raise BadParameter(f"the service needs {error.name}, which is not installed: pip install 'ride-duration[serve]'") from None
     return server

@@ -54,8 +54,9 @@ class Postgres:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start(self) -> None:
-        # A killed process leaves what it has written to the system, which is all that these tests need; fsync is for power cuts.
-        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder} -c max_connections=60 -c fsync=off"
+        # A killed process leaves what it has written to the system, which is all that these tests need; fsync is for power cuts. What a server that
+        # acknowledges too early would lose is lost here: it is for the log to ask for more.
+        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder} -c max_connections=60 -c fsync=off -c synchronous_commit=off"
         self._run("pg_ctl", "-D", self.folder / "data", "-o", options, "-l", self.folder / "log", "-w", "start")
 
     @property

@@ -262,6 +262,16 @@ def test_a_difference_is_found():
     assert np.isfinite(power.in_batches(split, 200, 28, 60, 0.25, 9, ["sequence"])["sequence"]).mean() < 0.2  # shadow sees finer
 
 
+def test_the_first_hours_stop_no_challenger_that_only_had_a_bad_day():
+    random, stopped = np.random.default_rng(5), np.zeros(400, bool)
+    sums = power.draw(random, power.World("hours", tail=1.5), 400, 72, 30)
+    bad_days = np.repeat(random.normal(0, 0.25, (400, 3)), 24, axis=1) * sums.count[..., 1]
+    for hour in range(2, 73):
+        totals = sums.total[:, :hour, 0], (sums.total[..., 1] + bad_days)[:, :hour]
+        stopped |= block_difference(tuple(sums.count[:, :hour, arm] for arm in (0, 1)), totals).interval(0.99)[0] > 0.5
+    assert power.upper(int(stopped.sum()), 400) < 0.02
+
+
 def test_what_is_found_lies_where_it_should():
     sums = power.draw(np.random.default_rng(3), power.WORLDS[8], 300, 60, 40, gain=0.3)
     ever_outside = np.zeros(300, bool)

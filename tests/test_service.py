@@ -1,12 +1,15 @@
 """The service as its clients meet it: every answer, every status, doors, and an end in which everybody is answered."""
 
+import html
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,7 +83,7 @@ def test_a_thousand_rides_are_answered_as_by_the_library_to_the_last_bit(ask, se
 
 
 def test_the_command_line_answers_the_same(ask, served):
-    done = ride_duration("predict", "--from", "7", "--to", "72", "--at", "2023-03-01 08:30", "--fleet", "demo", "--json", env={**__import__("os").environ, "RIDE_DURATION_HOME": str(served.home)})
+    done = ride_duration("predict", "--from", "7", "--to", "72", "--at", "2023-03-01 08:30", "--fleet", "demo", "--json", env={**os.environ, "RIDE_DURATION_HOME": str(served.home)})
     told, answer = json.loads(done.stdout), ask("/predict", {"pickup": 7, "dropoff": 72, "at": "2023-03-01 08:30"})[1]
     assert [told[name] for name in ("minutes", "low", "high", "flags")] == [answer[name] for name in ("minutes", "low", "high", "flags")]
 
@@ -171,7 +174,7 @@ def test_examples_in_the_docs_run_as_they_stand(served, ask):
     if not shutil.which("curl"):
         pytest.skip("no curl on this machine: apt-get install curl")
     page = ask("/docs")[1]
-    examples = [__import__("html").unescape(found) for found in re.findall("<pre>(.*?)</pre>", page, re.DOTALL)]
+    examples = [html.unescape(found) for found in re.findall("<pre>(.*?)</pre>", page, re.DOTALL)]
     assert len(examples) == 11
     for example in examples:
         assert served.address in example
@@ -212,6 +215,13 @@ def test_others_need_a_key(served_bundles, tmp_path, home):
         ride_duration("keys", "revoke", "the app")
         time.sleep(1.1)
         assert code_of(ask("/model", headers={"X-API-Key": key}))[0] == 401
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "uvloop", "prometheus_client", "sqlalchemy"])
+def test_a_missing_package_is_one_line(package):
+    program = f"import sys; sys.modules[{package!r}] = None; from ride_duration.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "serve", "--fleet", "demo"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 13 and "pip install 'ride-duration[serve]'" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_port_that_is_taken(served, served_bundles):

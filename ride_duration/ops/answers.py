@@ -96,6 +96,8 @@ def check_answer(answer: Answered) -> None:
     for name in ("minutes", "low", "high", "miles", "shadow_minutes", "shadow_low", "shadow_high", "latency_ms"):
         if (value := getattr(answer, name)) is not None:
             _check_number(name, value)
+    if not type(answer.fleet) is type(answer.regime) is type(answer.version) is type(answer.variant) is str:
+        raise BadParameter(f"fleet, regime, version and variant are texts, not {answer[2:6]}")
     if not (0 <= answer.pickup < 1 << 15 and 0 <= answer.dropoff < 1 << 15):
         raise BadParameter(f"zones are small whole numbers, not {answer.pickup} and {answer.dropoff}")
     if answer.answered_at.tzinfo is None or answer.pickup_at.tzinfo is not None:

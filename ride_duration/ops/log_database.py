@@ -29,12 +29,16 @@ except ModuleNotFoundError:
 _POSTGRES = "postgresql+psycopg"
 
 
+def _file_url(path: Path) -> sa.URL:  # absolute, for a process may go elsewhere while the log is open
+    return sa.URL.create("sqlite", database=str(path.expanduser().absolute()))
+
+
 def log_url(
     place: str | None = None,  # a path, sqlite:///path or postgresql+psycopg://user:password@host/name
 ) -> sa.URL:                   # of the log
     "Where the log is; raises `BadParameter` where that is no place for it."
     if place is None or "://" not in place:
-        return sa.URL.create("sqlite", database=str(Path(place).expanduser() if place else home_folder() / "predictions.sqlite"))
+        return _file_url(Path(place) if place else home_folder() / "predictions.sqlite")
     try:
         url = sa.make_url(re.sub("^postgres(ql)?://", f"{_POSTGRES}://", place))
     except (ArgumentError, ValueError):  # its message would repeat the password
@@ -43,7 +47,7 @@ def log_url(
         raise BadParameter(f"the prediction log lives in SQLite or PostgreSQL (sqlite:///path, {_POSTGRES}://user@host/name), not in {url.drivername}")
     if url.drivername == "sqlite" and (url.database or ":memory:").startswith((":memory:", "file:")):
         raise BadParameter("the prediction log lives in a file, so that it survives: sqlite:///path/to/predictions.sqlite")
-    return url
+    return _file_url(Path(url.database)) if url.drivername == "sqlite" else url
 
 
 def shown_url(url: sa.URL) -> str:  # for people: without a password, wherever in the URL it stands
@@ -104,7 +108,8 @@ def _postgres_options(patience: float) -> dict:  # for libpq; a silent peer is g
 
 
 def _postgres_engine(url: sa.URL, patience: float) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args=_postgres_options(patience), hide_parameters=True)
+    options = {name: value for name, value in _postgres_options(patience).items() if name not in url.query}  # the URL's own go first
+    engine = sa.create_engine(url, connect_args=options, hide_parameters=True)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: object, _: object) -> None:

@@ -88,7 +88,7 @@ def _remarks(arms: tuple[Arm, Arm], rules: Rules) -> list[str]:  # sentences
         said.append(f"only {counted / due:.0%} of the rides count, the others were not told of in time or took under 1 or over 60 minutes: the verdict is about those")
     return said
 
-# %% ../../nbs/serve/32_verdict.ipynb #01bff7a4
+# %% ../../nbs/serve/32_verdict.ipynb #643b4ada
 BETTER, WORSE, ALIKE, OPEN = "better", "worse", "alike", "open"
 
 
@@ -104,7 +104,7 @@ class Verdict:
     high: float | None
     level: float            # of that
     days: int               # with rides that count
-    more_days: int | None   # until it can be told, if the difference stays as it is; None where that takes years
+    more_days: int | None   # until it can be told, if the difference stays as it is; None where that takes more than a year
     more_rides: int | None  # completed ones, the same
     early: bool             # whether the hours decided, before there were days enough
     champion: Arm
@@ -116,9 +116,13 @@ class Verdict:
 
     @property
     def action(self) -> str:  # promote, go on or stop
-        if self.unfair or self.replaced or self.found in (WORSE, ALIKE):
+        if self.unfair or self.replaced or self.hopeless or self.found in (WORSE, ALIKE):
             return "stop"
         return "promote" if self.found == BETTER else "go on" if self.over is None else "stop"
+
+    @property
+    def hopeless(self) -> bool:  # four weeks have shown that it would take longer than anyone waits
+        return self.found == OPEN and self.more_days is None and self.days >= 28
 
     @property
     def headline(self) -> str:  # one sentence
@@ -142,7 +146,7 @@ class Verdict:
         lines = "".join(f"<li>{escape(line)}</li>" for line in _lines(self))
         return f"<p><strong>{escape(self.headline)}.</strong> {escape(self.advice[0].upper() + self.advice[1:])}.</p><ul>{lines}</ul>"
 
-# %% ../../nbs/serve/32_verdict.ipynb #949fda9f
+# %% ../../nbs/serve/32_verdict.ipynb #3f328f7a
 def _off(verdict: Verdict) -> str:
     off, word = f"{abs(verdict.difference):.2f} minutes", "less" if verdict.difference < 0 else "more"
     return f"it is off by {off} {word} per ride" if verdict.measure == ABSOLUTE else f"its RMSE is {off} {word}"
@@ -163,7 +167,7 @@ def _until(verdict: Verdict) -> str:
     if verdict.over:
         return "and it is over"
     if verdict.more_rides is None:
-        return "and if it stays so small, telling would take years"
+        return "and if it stays so small, telling would take more than a year"
     return f"about {_about(verdict.more_rides)} more completed rides are needed if it stays so, {verdict.more_days:,} {'day' if verdict.more_days == 1 else 'days'} at this pace"
 
 
@@ -189,11 +193,13 @@ def _advice(verdict: Verdict) -> str:
     if verdict.unfair:
         return "do not rely on it, because the two were not treated alike" + ("" if verdict.over else f": stop it, with {stop}, and begin anew once that is mended")
     if verdict.replaced:
-        return f"nothing is to be done: version {verdict.champion.version} no longer answers, so compare with the champion of now"
+        return f"nothing: version {verdict.champion.version} no longer answers, so compare with the champion of now"
     if verdict.found == BETTER:
         return f"promote it, with {promote}" + (", after a look at the remarks" if verdict.remarks else "")
     if verdict.over:
-        return "nothing is to be done: the champion answers all rides"
+        return "nothing: the champion answers all rides"
+    if verdict.hopeless:
+        return f"stop, with {stop}: such a difference is too small to be seen" + (" here; in shadow it may be" if verdict.experiment.kind == SPLIT else "")
     return "go on" if verdict.found == OPEN else f"stop, with {stop}: the champion stays"
 
 # %% ../../nbs/serve/32_verdict.ipynb #64c09008
@@ -208,7 +214,7 @@ def _lines(verdict: Verdict) -> list[str]:  # the figures
     lines += [f"NOT FAIR: {reason}" for reason in verdict.unfair] + list(verdict.remarks)
     return [*lines, f"{verdict.level:.0%} confidence sequence over {verdict.days} days: of 100 experiments, all intervals of {100 * verdict.level:.0f} are right, however often one looks"]
 
-# %% ../../nbs/serve/32_verdict.ipynb #bba56a7f
+# %% ../../nbs/serve/32_verdict.ipynb #297bc302
 def _found(decided: Estimate, hours: Estimate, level: float, matters: float, harm: float) -> tuple[str, bool]:  # and whether the hours decided
     low, high = decided.interval(level)
     if high < 0 or low > 0:
@@ -223,9 +229,12 @@ def _days(found: Tally) -> pd.DataFrame:  # those on which rides count
     return days[(days[CHAMPION, "counted"] + days[CHALLENGER, "counted"]) > 0]
 
 
+_LONGEST = 365  # days more that anyone would wait
+
+
 def _more(decided: Estimate, days: int, rides: int, level: float) -> tuple[int | None, int | None]:  # days and rides until it can be told
     likely = decided if np.isfinite(decided.error) else Estimate(decided.value, np.float64(1e-9), np.float64(days / 2.1))  # a single day: at the earliest
-    needed = blocks_needed(likely, days, level) if days else None
+    needed = blocks_needed(likely, days, level, days + _LONGEST) if days else None
     return (None, None) if needed is None else (int(np.ceil(needed - days)), int(np.ceil((needed - days) * rides / days)))
 
 
