@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import Service, register
+from served import Asker, Service, register
 
 from ride_duration.ops.answers import Answered, Completion
 from ride_duration.ops.live import LiveWindow, Tally, live_windows
-from ride_duration.ops.prediction_log import open_log
+from ride_duration.ops.prediction_log import open_log, store
 from ride_duration.ops.pulse import Pulse, by_hour, last_day, last_hour, places_of
 from ride_duration.serve.keys import add_key
 
@@ -40,7 +40,8 @@ def fill(log, now: datetime, rides: int, hours: float, version: str = "1", late:
         took = float(np.clip(answer.minutes + late + random.normal(0, 4), 0.5, 70))
         if answer.answered_at + timedelta(minutes=took) <= now and random.random() < 0.9:
             ended.append(Completion(answer.ride_id, took, answer.answered_at + timedelta(minutes=took)))
-    log._store([], ended)  # all in one transaction
+    with log.database.connected() as connection:
+        store(log.database, connection, [], ended)  # all at once
     return answers
 
 
@@ -173,8 +174,8 @@ def test_a_browser_asks_for_the_key(served_bundles, home, monkeypatch):
     key = add_key("somebody with a browser")
     with Service(home, "--bundle", served_bundles["first"], "--host", "0.0.0.0", "--port", 0, "--workers", 2) as service:
         service.address = service.address.replace("0.0.0.0", "127.0.0.1")
-        assert eventually(lambda: service.ask("/health/ready")[0] == 200)
-        asker = service.asker()
+        asker = Asker(service.address, timeout=90)  # two workers begin
+        assert asker("/health/ready")[0] == 200
         assert asker("/status")[0] == 401 and asker.answer.headers["www-authenticate"].startswith("Basic realm=")
         assert asker("/metrics")[0] == 401 and asker.answer.headers["www-authenticate"] == "Bearer"
         basic = {"Authorization": f"Basic {base64.b64encode(f'ada:{key}'.encode()).decode()}"}
