@@ -9,6 +9,7 @@ __all__ = ['REFUSED', 'findings_of', 'make_monitor']
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from hashlib import sha256 as hash_of
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ..model.bundle import MANIFEST
 from ..model.ladder import BOOKING, METERED
 from .findings import Finding
 from .index import read_monitors, write_index
+from .limits import LIMITS
+from .limits import Limits as MonitorLimits
 from .ledger import RunKey, Running, code_version
 from .reports import Limits, Plan, Report, execute, kernel_environment, make_once, write_report
 
@@ -72,7 +75,7 @@ def _page(notebook: Mapping, data: Mapping) -> str:  # HTML
     from ride_duration.model.page import notebook_page
 
     note = "" if data["synthetic"] else " Trips: NYC Taxi and Limousine Commission."
-    title = f"{data['fleet'].capitalize()} taxis, {parse_month(data['month']).name}, watched{' (synthetic)' if data['synthetic'] else ''}"
+    title = f"Monitor: {data['fleet']} taxis, {parse_month(data['month']).name}{' (synthetic)' if data['synthetic'] else ''}"
     return notebook_page(notebook, title, f"<a href='../../index.html'>All reports</a>.{note}", without=["evidence"] if data["refused"] else [])
 
 
@@ -94,6 +97,7 @@ def make_monitor(
     bundle: Path | None = None,      # of the model to watch; the champion where nothing is said
     reports: Path = Path("reports"),
     seconds: float | None = None,    # the notebook may take
+    limits: MonitorLimits = LIMITS,  # from where on the monitor speaks
     fetch: Callable = fetch_month,   # how a month gets into the cache: fleet, month, source
     force: bool = False,             # also where nothing that goes in has changed
     found: Callable[[Mapping], object] = lambda data: None,  # told what was found, before anything is written
@@ -103,7 +107,7 @@ def make_monitor(
     month, fleet = parse_month(month), parse_fleet(fleet)
     name, folder = _champion(fleet, metered, bundle)
     file, refused = _fetched(fetch, fleet, month, source)
-    handed = {"name": name, "refused": refused, "earlier": _earlier(Path(reports), fleet, month)}
+    handed = {"name": name, "refused": refused, "limits": asdict(limits), "earlier": _earlier(Path(reports), fleet, month)}
     plan = _plan(fleet, month, metered, file, handed, folder, reports)
     report = make_once(plan, lambda running: _run(plan, running, source, Limits(seconds), handed, folder, found), force, patience)
     if not report.is_new:

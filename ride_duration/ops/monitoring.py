@@ -55,7 +55,7 @@ class Monitored:
         if self.performance is None:
             return {}
         rmse, promised, expected = (_known(value) for value in (self.performance.sums.rmse, self.performance.promise.rmse, self.estimate.rmse))
-        return {"trips": self.performance.sums.rides, "rmse": rmse, "promised_rmse": promised, "expected_rmse": expected, "believed": self.estimate.is_believed}
+        return {"trips": self.performance.sums.rides, "rmse": rmse, "promised_rmse": promised, "expected_rmse": expected, "believed": bool(self.estimate.is_believed)}
 
     @property
     def verdict(self) -> str:
