@@ -36,7 +36,7 @@ def calmed(
 ) -> list[Finding]:  # the weightiest first
     "The same; what people ride is only watched while errors are as promised, and an estimate of the error is for the record once the truth is there."
     found = list(findings)
-    well = not any(one.kind in _WORSE and one.severity != "ignore" for one in found)
+    well = not any(one.kind in _WORSE and one.severity == "act" for one in found)
     watched = [replace(one, severity="watch", action="watch") if well and one.kind in _MIX and one.severity == "act" else one for one in found]
     return by_weight(replace(one, severity="ignore", action="ignore") if one.kind in ("expected_error", "estimate_unreliable") else one for one in watched)
 
