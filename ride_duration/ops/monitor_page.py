@@ -25,6 +25,7 @@ from ..data.zones import zone_shapes
 from ..errors import NoModel
 from ..model import figures, monitor_figures, watched
 from ..model.bundle import load_bundle
+from ..model.metrics import Difference
 from ..model.page import PLACE
 from .findings import Finding, by_weight, findings_table
 from .limits import Limits
@@ -57,7 +58,7 @@ def handed(
 ) -> dict[str, object]:  # for `monitoring.monitor_month`
     "What is to be watched."
     folder = os.environ.get(WATCH)
-    about = json.loads((Path(folder) / "handed.json").read_text()) if folder else {"bundle": str(_nearest_model(fleet, metered)), "name": "the newest model that was trained here"}
+    about = json.loads((Path(folder) / "handed.json").read_text()) if folder else {"bundle": str(_nearest_model(fleet, metered)), "name": "the newest model here"}
     return {"model": load_bundle(about.pop("bundle")), **about, "limits": Limits(**about.get("limits", {}))}
 
 # %% ../../nbs/ops/31_monitor_page.ipynb #ad56a96a
@@ -206,15 +207,23 @@ def _shown(value: float, unit: str) -> str:
     return "" if not np.isfinite(value) else f"{value:.1%}" if unit.startswith("share") else f"{value:.2f}"
 
 
+def _against_seed(found: Difference | None) -> str:
+    if found is None:
+        return "The months it has learnt from cannot be had any more, so it is not compared with the seed."
+    if not found.is_certain:
+        return "It cannot be told whether it is better than the seed, refitted on the months it has learnt from."
+    word, ends = ("better", (-found.high, -found.low)) if found.is_better else ("worse", (found.low, found.high))
+    return f"It is {word} than the seed, refitted on the months it has learnt from, by {abs(found.difference):.2f} minutes of RMSE (95 % interval {ends[0]:.2f} to {ends[1]:.2f})."
+
+
 @_of_evidence
 def scores(monitored: Monitored) -> HTML:
     "What was promised and what came, with the interval in which it would come again on days like these."
     performance = monitored.performance
     rows = [(one.name, _shown(one.promised, one.unit), _shown(one.value, one.unit), f"{_shown(one.low, one.unit)} to {_shown(one.high, one.unit)}", one.unit) for one in performance.measures]
     table = pd.DataFrame(rows, columns=["", "promised", "this month", "95 % interval", "unit"]).to_html(index=False, border=0)
-    found = performance.against_seed
-    seed = "The months it has learnt from cannot be had any more, so it is not compared with the seed." if found is None else f"Against the seed, refitted on the same months: {found}."
-    return HTML(f"<div class='scores'>{table}</div><p>{escape(seed)}</p>")
+    seed = escape(_against_seed(performance.against_seed))
+    return HTML(f"<div class='scores'>{table}</div><p>{seed}</p>")
 
 
 @_of_evidence
