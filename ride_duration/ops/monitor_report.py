@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ..data.month import Month, parse_fleet, parse_month
 from ..data.source import fetch_month
-from ..errors import BrokenContract, UnreadableFile, WrongFleet
+from ..errors import BadParameter, BrokenContract, UnreadableFile, WrongFleet
 from ..files import sha256
-from ..model.bundle import MANIFEST
+from ..model.bundle import MANIFEST, load_bundle
 from ..model.ladder import BOOKING, METERED
 from .findings import Finding
 from .index import read_monitors, write_index
@@ -38,7 +38,14 @@ def _champion(fleet: str, metered: bool, bundle: Path | None) -> tuple[str, Path
     if bundle is not None:
         return "the model that was named", Path(bundle)
     found = champion_bundle(fleet, METERED if metered else BOOKING)
-    return (f"the champion (version {found[0]})", found[1]) if found else ("the newest model that was trained here", kept_model(fleet, metered))
+    return (f"the champion (version {found[0]})", found[1]) if found else ("the newest model here", kept_model(fleet, metered))
+
+
+def _check(bundle: Path, fleet: str, metered: bool) -> None:
+    "Raise where the bundle is none, is damaged, or knows another fleet's taxis: one line before the work, and not a failed cell after it."
+    model = load_bundle(bundle)
+    if (model.manifest.get("fleet"), model.regime) != (fleet, METERED if metered else BOOKING):
+        raise BadParameter(f"{bundle} is a {model.regime} model of {model.manifest.get('fleet')} taxis: say --fleet {model.manifest.get('fleet')}{' --metered' if model.regime == METERED else ''}")
 
 
 def _earlier(reports: Path, fleet: str, month: Month) -> list[dict]:  # oldest first
@@ -106,6 +113,7 @@ def make_monitor(
     "Judge a month and write its page; one that was there stays unless a better one is done."
     month, fleet = parse_month(month), parse_fleet(fleet)
     name, folder = _champion(fleet, metered, bundle)
+    _check(folder, fleet, metered)
     file, refused = _fetched(fetch, fleet, month, source)
     handed = {"name": name, "refused": refused, "limits": asdict(limits), "earlier": _earlier(Path(reports), fleet, month)}
     plan = _plan(fleet, month, metered, file, handed, folder, reports)

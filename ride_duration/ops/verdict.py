@@ -44,6 +44,9 @@ def calmed(
 FIRST = ("repair data", "roll back", "retrain")  # in the order in which they are to be done
 
 
+_CAUSES = ("volume_collapse", "traffic_shock", "duration_shift")  # what has happened to the city; that the champion errs follows from it
+
+
 def what_to_do(findings: Iterable[Finding]) -> str | None:  # an action; None where nothing is to be done
     "What is to be done first."
     return min((one.action for one in findings if one.severity == "act"), key=FIRST.index, default=None)
@@ -57,7 +60,7 @@ def verdict(
     found = by_weight(findings)
     action, counts = what_to_do(found), {severity: sum(one.severity == severity for one in found) for severity in SEVERITIES}
     if action:
-        says = next(one.says for one in found if one.action == action)
+        says = min((one for one in found if one.action == action), key=lambda one: one.kind not in _CAUSES).says
         more = [f"{counts['act'] - 1} more to act on" if counts["act"] > 1 else "", f"{counts['watch']} to watch" if counts["watch"] else ""]
         return f"{action.capitalize()}: {says}" + (f" (and {' and '.join(filter(None, more))})" if any(more) else "") + "."
     if counts["watch"]:
