@@ -28,7 +28,7 @@ table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; font-vari
 th { text-align: right; font-weight: 600; border-bottom: 2px solid #c9d2dc; } th { vertical-align: bottom; } td { border-bottom: 1px solid #eef1f4; text-align: right; white-space: nowrap; }
 th, td { padding: .3rem .55rem; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .pairs th:nth-child(2), .pairs td:nth-child(2), .gains th:nth-child(2), .gains td:nth-child(2) { text-align: left; } tr:hover td { background: #f6f8fa; }
-.gate th, .gate td, .watched td:nth-child(3) { text-align: left; white-space: normal; vertical-align: top; } .index th { cursor: pointer; }
+.gate th, .gate td, .watched td:nth-child(3), .watched th:nth-child(3) { text-align: left; white-space: normal; vertical-align: top; } .index th { cursor: pointer; } .watched td { vertical-align: top; }
 .findings th, .findings td { text-align: left; white-space: normal; vertical-align: top; } .findings td:nth-child(n+3) { white-space: nowrap; }
 .findings td:nth-child(2) { min-width: 18rem; } .findings td:first-child { padding-left: .6rem; border-left: 4px solid #c9d2dc; white-space: nowrap; }
 .findings th:first-child { padding-left: .9rem; } .findings .act td:first-child { border-left-color: #d9822b; } .findings .watch td:first-child { border-left-color: #1f5f99; }
