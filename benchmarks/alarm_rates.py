@@ -19,17 +19,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from faults import FAULTS, shock_month, write
 
 from ride_duration.data.demo import SHOCK_MONTH, demo_month
-from ride_duration.data.month import Month, parse_months
-from ride_duration.data.source import fetch_month
+from ride_duration.data.month import Month
 from ride_duration.data.zones import zone_table
-from ride_duration.model.features import SEASON
 from ride_duration.model.profile import Profile
+from ride_duration.ops.calibration import count_alarms, measured_values
 from ride_duration.ops.diagnosis import Diagnosis, diagnose
 from ride_duration.ops.survey import Survey, survey_month
 
@@ -49,15 +47,6 @@ def alarms(diagnosis: Diagnosis) -> list[str]:
     return [f"{one.kind} ({one.subject})" for one in diagnosis.findings if one.severity != "ignore"]
 
 
-def measured(diagnosis: Diagnosis) -> dict[str, float]:
-    "The values that limits are set on."
-    indices = {one.feature: one.beyond for one in diagnosis.drifted if not one.label}
-    return {
-        "volume, logarithm": abs(np.log(max(diagnosis.volume.level, 1e-3))), "durations, logarithm": abs(diagnosis.streets.longer), "uneven": diagnosis.streets.uneven,
-        **{f"index: {name}": value for name, value in indices.items()}, "repeated": diagnosis.volume.repeated,
-    }  # fmt: skip
-
-
 def stable(years: list[int], trips: int) -> tuple[int, int]:
     "Pairs, and those that rang."
     months = [Month(year, number) for year in years for number in range(1, 13)]
@@ -70,7 +59,7 @@ def stable(years: list[int], trips: int) -> tuple[int, int]:
                 continue
             diagnosis = demo_diagnosis(profiles[month - gap], table, month)
             found, pairs = alarms(diagnosis), pairs + 1
-            values.append(measured(diagnosis))
+            values.append(measured_values(diagnosis))
             kinds.update(found)
             rang += bool(found)
     print(f"\n{pairs} stable pairs of {trips:,} trips a month (synthetic): {rang} rang ({rang / pairs:.1%})", *(f"  {count} x {kind}" for kind, count in kinds.most_common()), sep="\n")
@@ -94,17 +83,10 @@ def planted(trips: int, month: Month) -> list[str]:
     return missed
 
 
-def real(source: str, fleet: str, months: list[Month], gap: int) -> None:
-    zones, previous = zone_table(fleet, source), {}
-    print(f"\n{fleet}, each month held against the one {gap} before it")
-    for month in months:
-        path = fetch_month(fleet, month, source).path
-        if reference := previous.get(month - gap):
-            diagnosis = diagnose(reference.profile, survey_month(path, fleet, month, reference.profile), zones, SEASON, reference.columns)
-            values = measured(diagnosis)
-            print(f"{month}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-            print(*(f"    {one}" for one in diagnosis.findings), sep="\n")
-        previous[month] = survey_month(path, fleet, month)
+def real(source: str, fleet: str, months: str, gap: int) -> None:
+    found = count_alarms(fleet, months, source, gap=gap)
+    print(f"\n{found}")
+    print(found.pairs.round(3).to_string())
 
 
 def main() -> None:
@@ -124,7 +106,7 @@ def main() -> None:
         for month in (Month(2023, 3), Month(2024, 7)):
             broken += [f"every fault is found: {name}" for name in planted(trips, month)]
     if given.source:
-        real(given.source, given.fleet, parse_months(given.months), given.gap)
+        real(given.source, given.fleet, given.months, given.gap)
     if broken:
         raise SystemExit("the claim does not hold: " + "; ".join(broken))
 

@@ -56,7 +56,7 @@ def _show_waiting(waiting: tuple) -> None:  # of `delivery.Waiting`
         print(f"ride-duration: what was found in {one.window} has not reached {one.target.split()[0]} yet, and waits: {one.why}", file=sys.stderr)
 
 # %% ../nbs/45_cli_monitor.ipynb #66173c79
-Rules = Annotated[Path | None, typer.Option(help="When somebody is told, a TOML file.", show_default="the defaults")]
+Rules = Annotated[Path | None, typer.Option(help="When somebody is told, and in a table [limits] from where on there is a finding: a TOML file.", show_default="the defaults")]
 Deliver = Annotated[bool, typer.Option("--deliver/--no-deliver", help="Remember what was found, and tell whoever is named in the environment.")]
 
 
@@ -93,15 +93,18 @@ def _asks_for_action(report: object, telling: object | None) -> bool:
 def _months(months: list[str], fleet: str, rules: Path | None, deliver: bool, as_json: bool, source: str | None, make: dict) -> None:
     from ride_duration.data.month import parse_fleet, parse_months
     from ride_duration.ops.channels import channels
-    from ride_duration.ops.persistence import read_rules
+    from ride_duration.ops.limits import Limits
+    from ride_duration.ops.persistence import LIMITS_TABLE, read_rules
+    from ride_duration.rules import rules_from_file
 
+    limits = rules_from_file(Limits, rules, "volume = 0.25", LIMITS_TABLE)
     wanted, rules, fleet = parse_months(" ".join(months)), read_rules(rules), parse_fleet(fleet)
     channels()  # an address that is none is said before the work
     judged, errors = [], []
     with fetching(source) as get:
         for month in wanted:
             try:
-                judged.append(_judge(month, fleet, rules, deliver, make | {"source": source, "fetch": get}))
+                judged.append(_judge(month, fleet, rules, deliver, make | {"source": source, "fetch": get, "limits": limits}))
             except RideDurationError as error:
                 errors.append(error)
                 continue

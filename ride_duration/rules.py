@@ -62,12 +62,16 @@ def rules_from_file(
     kind: type[_Rules],        # a dataclass that raises `BadParameter` for values that make no sense
     path: str | Path | None,   # a TOML file; what it does not name stays as it is
     example: str,              # a line such a file may hold
+    table: str | None = None,  # of the file that holds them, where they are not alone in it
 ) -> _Rules:
     "The rules of a file; the defaults where none is named."
     if path is None:
         return kind()
     found = read_toml(path, example)
     try:
+        found = found if table is None else found.get(table, {})
+        if not isinstance(found, dict):
+            raise BadParameter(f"{table} must be a table: write [{table}] above its rules")
         check_names(found, [field.name for field in fields(kind)])
         return kind(**found)
     except BadParameter as error:

@@ -28,12 +28,12 @@ table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; font-vari
 th { text-align: right; font-weight: 600; border-bottom: 2px solid #c9d2dc; } th { vertical-align: bottom; } td { border-bottom: 1px solid #eef1f4; text-align: right; white-space: nowrap; }
 th, td { padding: .3rem .55rem; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .pairs th:nth-child(2), .pairs td:nth-child(2), .gains th:nth-child(2), .gains td:nth-child(2) { text-align: left; } tr:hover td { background: #f6f8fa; }
-.gate th, .gate td, .watched td:nth-child(3) { text-align: left; white-space: normal; vertical-align: top; } .index th { cursor: pointer; }
+.gate th, .gate td, .watched td:nth-child(3), .watched th:nth-child(3) { text-align: left; white-space: normal; vertical-align: top; } .index th { cursor: pointer; } .watched td { vertical-align: top; }
 .findings th, .findings td { text-align: left; white-space: normal; vertical-align: top; } .findings td:nth-child(n+3) { white-space: nowrap; }
 .findings td:nth-child(2) { min-width: 18rem; } .findings td:first-child { padding-left: .6rem; border-left: 4px solid #c9d2dc; white-space: nowrap; }
 .findings th:first-child { padding-left: .9rem; } .findings .act td:first-child { border-left-color: #d9822b; } .findings .watch td:first-child { border-left-color: #1f5f99; }
 .verdict { font-size: 1.2rem; padding: .7rem 1rem; border-left: 6px solid #5aa469; background: #f3f8f4; } .verdict.act { border-color: #d9822b; background: #fdf5ec; }
-.verdict.watch { border-color: #1f5f99; background: #f2f6fa; } .runbook h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
+.verdict.watch { border-color: #1f5f99; background: #f2f6fa; } .words th, .words td { text-align: left; white-space: normal; vertical-align: top; } .words td:nth-child(2) { white-space: nowrap; } .scores td:last-child, .scores th:last-child { text-align: left; } .runbook h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 #filter { font: inherit; padding: .2rem .5rem; border: 1px solid #c9d2dc; border-radius: 4px; }
 .account tr:last-child td { font-weight: 600; }
 .files td { font-size: .72rem; font-family: ui-monospace, monospace; }

@@ -209,8 +209,9 @@ def _news(memory: sqlite3.Connection, scope: str, fleet: str, windows: Mapping[s
     standing, (told, times) = _standing(windows, rules), _told(memory, scope, fleet)
     rank, least = SEVERITIES.index, SEVERITIES.index(rules.tell)
     fresh = [key for key, episode in standing.items() if rank(episode.level) >= least and (key not in told or rank(episode.level) > rank(told[key].level))]
-    reported = sorted((_incident(memory, standing[key]) for key in fresh), key=lambda one: (-rank(one.level), one.finding.key))
-    return reported, [incident for key, incident in told.items() if key not in standing], times
+    found = {key: _incident(memory, standing[key]) for key in fresh}
+    weighty = [found[finding.key] for finding in by_weight(one.finding for one in found.values())]
+    return sorted(weighty, key=lambda one: -rank(one.level)), [incident for key, incident in told.items() if key not in standing], times
 
 # %% ../../nbs/ops/27_incidents.ipynb #613daa04
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WATCH', 'handed', 'runbook', 'aside', 'before', 'days', 'account', 'unlike', 'features', 'hours', 'lengths',
-           'error_days', 'error_hours', 'error_zones', 'record', 'provenance']
+           'error_days', 'error_hours', 'error_zones', 'record', 'scores', 'groups', 'expected', 'provenance']
 
 # %% ../../nbs/ops/31_monitor_page.ipynb #0931fd4a
 import json
@@ -25,9 +25,12 @@ from ..data.zones import zone_shapes
 from ..errors import NoModel
 from ..model import figures, monitor_figures, watched
 from ..model.bundle import load_bundle
+from ..model.metrics import Difference
 from ..model.page import PLACE
 from .findings import Finding, by_weight, findings_table
+from .limits import Limits
 from .monitoring import Monitored
+from .performance import by_group
 from .runbook import runbook_entry
 
 # %% ../../nbs/ops/31_monitor_page.ipynb #0756320e
@@ -55,8 +58,8 @@ def handed(
 ) -> dict[str, object]:  # for `monitoring.monitor_month`
     "What is to be watched."
     folder = os.environ.get(WATCH)
-    about = json.loads((Path(folder) / "handed.json").read_text()) if folder else {"bundle": str(_nearest_model(fleet, metered)), "name": "the newest model that was trained here"}
-    return {"model": load_bundle(about.pop("bundle")), **about}
+    about = json.loads((Path(folder) / "handed.json").read_text()) if folder else {"bundle": str(_nearest_model(fleet, metered)), "name": "the newest model here"}
+    return {"model": load_bundle(about.pop("bundle")), **about, "limits": Limits(**about.get("limits", {}))}
 
 # %% ../../nbs/ops/31_monitor_page.ipynb #ad56a96a
 _LINE = re.compile(r"\*\*(.+?)\*\*|`(.+?)`")
@@ -144,7 +147,7 @@ def unlike(monitored: Monitored) -> Figure:
     "How unlike the training months each feature is, as a share of what would be told."
     limits, rows = monitored.diagnosis.limits, []
     for one in monitored.diagnosis.drifted:
-        rows.append((one.feature + (" (known after the ride)" if one.label else ""), one.beyond, limits.index, f"index {one.beyond:.3f}, moved by {one.distance:.2g} {one.unit}"))
+        rows.append((one.feature + (" (known after the ride)" if one.label else ""), one.beyond, limits.index, f"index {one.beyond:.3f}; moved by {one.distance:.2g} {one.unit}"))
     streets, level = monitored.diagnosis.streets, monitored.diagnosis.volume
     rows.append(("minutes between the same zones", streets.longer, limits.longer, f"{np.expm1(streets.longer):+.1%}"))
     rows.append(("trips a day", float(np.log(max(level.level, 1e-3))), limits.volume, f"{level.level - 1:+.0%}"))
@@ -174,20 +177,20 @@ def lengths(monitored: Monitored) -> Figure:
 @_of_evidence
 def error_days(monitored: Monitored) -> Figure:
     "How far off the model was on each day."
-    promise, judged = monitored.model.promise, monitored.judged
+    promise, judged = monitored.model.promise, monitored.performance.sums
     return monitor_figures.error_days_picture(_with_origin(watched.error_by_day(judged), monitored), float(promise.rmse), watched.daily_band(promise))
 
 
 @_of_evidence
 def error_hours(monitored: Monitored) -> Figure:
     "Where answers lean, and whether ranges hold, by hour."
-    return monitor_figures.error_hours_picture(_with_origin(watched.error_by_hour(monitored.judged), monitored), watched.error_by_hour(monitored.model.promise))
+    return monitor_figures.error_hours_picture(_with_origin(watched.error_by_hour(monitored.performance.sums), monitored), watched.error_by_hour(monitored.model.promise))
 
 
 @_of_evidence
 def error_zones(monitored: Monitored) -> Figure:
     "Where the model is worse than it promised."
-    growth = _with_origin(watched.growth_by_zone(monitored.judged, monitored.model.promise), monitored)
+    growth = _with_origin(watched.growth_by_zone(monitored.performance.sums, monitored.model.promise), monitored)
     return figures.zone_error_picture(growth, zone_shapes(monitored.fleet), "RMSE above what was promised (minutes)", "Where the error has grown")
 
 
@@ -198,6 +201,51 @@ def record(monitored: Monitored) -> Figure:
     names = {"promised": "promised_rmse", "expected": "expected_rmse", "came": "rmse"}
     table = pd.DataFrame({name: [(row.get("figures") or {}).get(key) for row in rows] for name, key in names.items()}, [row["month"] for row in rows], dtype=float)
     return monitor_figures.record_picture(_with_origin(table, monitored))
+
+# %% ../../nbs/ops/31_monitor_page.ipynb #1086255c
+def _shown(value: float, unit: str) -> str:
+    return "" if not np.isfinite(value) else f"{value:.1%}" if unit.startswith("share") else f"{value:.2f}"
+
+
+def _against_seed(found: Difference | None) -> str:
+    if found is None:
+        return "The months it has learnt from cannot be had any more, so it is not compared with the seed."
+    if not found.is_certain:
+        return "It cannot be told whether it is better than the seed, refitted on the months it has learnt from."
+    word, ends = ("better", (-found.high, -found.low)) if found.is_better else ("worse", (found.low, found.high))
+    return f"It is {word} than the seed, refitted on the months it has learnt from, by {abs(found.difference):.2f} minutes of RMSE (95 % interval {ends[0]:.2f} to {ends[1]:.2f})."
+
+
+@_of_evidence
+def scores(monitored: Monitored) -> HTML:
+    "What was promised and what came, with the interval in which it would come again on days like these."
+    performance = monitored.performance
+    rows = [(one.name, _shown(one.promised, one.unit), _shown(one.value, one.unit), f"{_shown(one.low, one.unit)} to {_shown(one.high, one.unit)}", one.unit) for one in performance.measures]
+    table = pd.DataFrame(rows, columns=["", "promised", "this month", "95 % interval", "unit"]).to_html(index=False, border=0)
+    seed = escape(_against_seed(performance.against_seed))
+    return HTML(f"<div class='scores'>{table}</div><p>{seed}</p>")
+
+
+@_of_evidence
+def groups(monitored: Monitored) -> HTML:
+    "For which rides the error has grown most."
+    table = by_group(monitored.performance)
+    if table.empty:
+        return HTML("<p class='note'>No group has rides enough in both months.</p>")
+    table = table.head(8).assign(grown=[f"{ratio - 1:+.0%}" for ratio in table["rmse"] / table["promised"]][:8], trips=table["trips"].map("{:,}".format), coverage=table["coverage"].map("{:.1%}".format))
+    named = table[["group", "trips", "promised", "rmse", "grown", "bias", "coverage"]].rename(columns={"group": "rides", "rmse": "RMSE", "coverage": "in range"})
+    formats = {"promised": "{:.2f}".format, "RMSE": "{:.2f}".format, "bias": "{:+.2f}".format}
+    return HTML(f"<div class='groups'>{named.to_html(index=False, border=0, formatters=formats)}</div>")
+
+
+@_of_evidence
+def expected(monitored: Monitored) -> HTML:
+    "What error could be expected from the rides alone, and how far to believe it."
+    estimate = monitored.estimate
+    low, high = estimate.range
+    says = f"Expected were {estimate.rmse:.2f} minutes (RMSE, {low:.2f} to {high:.2f}), and {monitored.figures['rmse']:.2f} came. {str(estimate.record)[0].upper()}{str(estimate.record)[1:]}."
+    doubts = "".join(f"<li>{escape(doubt)}</li>" for doubt in estimate.doubts)
+    return HTML(f"<p>{escape(says)}</p>" + (f"<p><strong>Not to be believed</strong> this month:</p><ul>{doubts}</ul>" if doubts else ""))
 
 # %% ../../nbs/ops/31_monitor_page.ipynb #0090f844
 def provenance(monitored: Monitored) -> HTML:

@@ -9,17 +9,20 @@ __all__ = ['REFUSED', 'findings_of', 'make_monitor']
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from hashlib import sha256 as hash_of
 from pathlib import Path
 
 from ..data.month import Month, parse_fleet, parse_month
 from ..data.source import fetch_month
-from ..errors import BrokenContract, UnreadableFile, WrongFleet
+from ..errors import BadParameter, BrokenContract, UnreadableFile, WrongFleet
 from ..files import sha256
-from ..model.bundle import MANIFEST
+from ..model.bundle import MANIFEST, load_bundle
 from ..model.ladder import BOOKING, METERED
 from .findings import Finding
 from .index import read_monitors, write_index
+from .limits import LIMITS
+from .limits import Limits as MonitorLimits
 from .ledger import RunKey, Running, code_version
 from .reports import Limits, Plan, Report, execute, kernel_environment, make_once, write_report
 
@@ -35,7 +38,14 @@ def _champion(fleet: str, metered: bool, bundle: Path | None) -> tuple[str, Path
     if bundle is not None:
         return "the model that was named", Path(bundle)
     found = champion_bundle(fleet, METERED if metered else BOOKING)
-    return (f"the champion (version {found[0]})", found[1]) if found else ("the newest model that was trained here", kept_model(fleet, metered))
+    return (f"the champion (version {found[0]})", found[1]) if found else ("the newest model here", kept_model(fleet, metered))
+
+
+def _check(bundle: Path, fleet: str, metered: bool) -> None:
+    "Raise where the bundle is none, is damaged, or knows another fleet's taxis: one line before the work, and not a failed cell after it."
+    model = load_bundle(bundle)
+    if (model.manifest.get("fleet"), model.regime) != (fleet, METERED if metered else BOOKING):
+        raise BadParameter(f"{bundle} is a {model.regime} model of {model.manifest.get('fleet')} taxis: say --fleet {model.manifest.get('fleet')}{' --metered' if model.regime == METERED else ''}")
 
 
 def _earlier(reports: Path, fleet: str, month: Month) -> list[dict]:  # oldest first
@@ -72,7 +82,7 @@ def _page(notebook: Mapping, data: Mapping) -> str:  # HTML
     from ride_duration.model.page import notebook_page
 
     note = "" if data["synthetic"] else " Trips: NYC Taxi and Limousine Commission."
-    title = f"{data['fleet'].capitalize()} taxis, {parse_month(data['month']).name}, watched{' (synthetic)' if data['synthetic'] else ''}"
+    title = f"Monitor: {data['fleet']} taxis, {parse_month(data['month']).name}{' (synthetic)' if data['synthetic'] else ''}"
     return notebook_page(notebook, title, f"<a href='../../index.html'>All reports</a>.{note}", without=["evidence"] if data["refused"] else [])
 
 
@@ -94,6 +104,7 @@ def make_monitor(
     bundle: Path | None = None,      # of the model to watch; the champion where nothing is said
     reports: Path = Path("reports"),
     seconds: float | None = None,    # the notebook may take
+    limits: MonitorLimits = LIMITS,  # from where on the monitor speaks
     fetch: Callable = fetch_month,   # how a month gets into the cache: fleet, month, source
     force: bool = False,             # also where nothing that goes in has changed
     found: Callable[[Mapping], object] = lambda data: None,  # told what was found, before anything is written
@@ -102,8 +113,9 @@ def make_monitor(
     "Judge a month and write its page; one that was there stays unless a better one is done."
     month, fleet = parse_month(month), parse_fleet(fleet)
     name, folder = _champion(fleet, metered, bundle)
+    _check(folder, fleet, metered)
     file, refused = _fetched(fetch, fleet, month, source)
-    handed = {"name": name, "refused": refused, "earlier": _earlier(Path(reports), fleet, month)}
+    handed = {"name": name, "refused": refused, "limits": asdict(limits), "earlier": _earlier(Path(reports), fleet, month)}
     plan = _plan(fleet, month, metered, file, handed, folder, reports)
     report = make_once(plan, lambda running: _run(plan, running, source, Limits(seconds), handed, folder, found), force, patience)
     if not report.is_new:

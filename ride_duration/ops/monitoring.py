@@ -13,12 +13,13 @@ from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
-from ..data.month import Month, format_months, parse_month, parse_months
+from ..data.month import Month, parse_month
 from ..data.source import CachedFile, fetch_month
 from ..errors import NoCleanTrips
 from ..model.bundle import RideModel
 from ..model.ladder import BOOKING
 from ..model.page import PLACE
+from ..model.tables import span
 from .diagnosis import Diagnosis, diagnose
 from .expected_error import Estimate, Kept, Record, doubts_about, estimate_error, expected_findings
 from .findings import Finding, findings_table, worst
@@ -55,7 +56,7 @@ class Monitored:
         if self.performance is None:
             return {}
         rmse, promised, expected = (_known(value) for value in (self.performance.sums.rmse, self.performance.promise.rmse, self.estimate.rmse))
-        return {"trips": self.performance.sums.rides, "rmse": rmse, "promised_rmse": promised, "expected_rmse": expected, "believed": self.estimate.is_believed}
+        return {"trips": self.performance.sums.rides, "rmse": rmse, "promised_rmse": promised, "expected_rmse": expected, "believed": bool(self.estimate.is_believed)}
 
     @property
     def verdict(self) -> str:
@@ -96,7 +97,7 @@ def _summary(monitored: Monitored) -> dict:
 # %% ../../nbs/ops/30_monitoring.ipynb #e3e64924
 def _as_html(monitored: Monitored) -> str:
     synthetic = "<p class='note'><strong>Synthetic:</strong> the demo city is made up. Its figures say nothing about New York.</p>" if monitored.synthetic else ""
-    learnt = format_months(parse_months(monitored.model.manifest["train"])) if monitored.model.manifest.get("train") else "unknown months"
+    learnt = span(monitored.model.manifest["train"]) if monitored.model.manifest.get("train") else "unknown months"
     figures = monitored.figures
     error = ""
     if figures:

@@ -244,7 +244,7 @@ def _biases(performance: Performance, limits: Limits) -> Iterator[Finding]:
         table = bias_by(performance, what)
         sure = table[(table["moved"].abs() >= limits.bias) & (table["deviations"].abs() >= limits.sure)]
         if len(sure):
-            most, trips = sure.iloc[0], int(sure["trips"].sum())
+            most, trips = sure.iloc[0], min(int(sure["trips"].sum()), performance.sums.rides)
             more = f", and {len(sure) - 1} more groups as much or less" if len(sure) > 1 else ""
             says = f"answers for rides {most['group']} are {abs(most['bias']):.1f} minutes too {'long' if most['bias'] > 0 else 'short'} on average, and were {most['promised']:+.1f} when evaluated{more}"
             found = {"groups": sure.head(20).round(4).to_dict("records")}

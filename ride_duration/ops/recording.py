@@ -88,6 +88,7 @@ def unit_change(
     yield Finding("unit_change", survey.fleet, "trip_distance", "act", "repair data", says, since, 100 * (factor - 1), "% of the distance", int(by_day[first:, 0].sum()), sureness(mean / error), found)
 
 # %% ../../nbs/ops/27_recording.ipynb #27ce88fe
+_LAST = 10       # days that are looked at by themselves, too
 _LIKELIER = 0.6  # of the usual sureness is enough where one reading is compared with another that is far from it
 
 
@@ -118,6 +119,7 @@ def clock_shift(
     if not len(days):
         return
     best, turned, index = _turned(counts.sum(axis=0), usual.sum(axis=0))
+    best = best or _turned(counts[-_LAST:].sum(axis=0), usual[-_LAST:].sum(axis=0))[0]  # or since a while
     by_day = _gains(counts, usual, best)
     first = began(by_day, max(scatter(by_day), 0.1), least=1.2) if best else 0
     if first:  # from then on alone
