@@ -30,7 +30,7 @@ from ride_duration.ops.limits import LIMITS
 from ride_duration.ops.live import live_status, live_windows
 from ride_duration.ops.monitoring import monitor_month
 from ride_duration.ops.persistence import LIVE
-from ride_duration.ops.prediction_log import PredictionLog, open_log
+from ride_duration.ops.prediction_log import PredictionLog, open_log, store
 from ride_duration.ops.training import train
 from ride_duration.ops.verdict import ERRORS
 
@@ -162,7 +162,8 @@ def drive(log: PredictionLog, now: datetime, hours: int, rides: int = 250, slowe
     ])  # fmt: skip
     took = np.clip(trips["duration"].to_numpy() * slower, 1, 60)
     ends = [Completion(f"{name}-{number}", float(minutes), when + timedelta(minutes=float(minutes))) for number, (when, minutes) in enumerate(zip(at, took, strict=True))]
-    log._store([], [end for end in ends if end.at < now])
+    with log.database.connected() as connection:  # all in one transaction
+        store(log.database, connection, [], [end for end in ends if end.at < now])
 
 
 NOW = datetime(2023, 3, 1, 18, tzinfo=UTC)
