@@ -12,18 +12,16 @@ from datetime import datetime
 import numpy as np
 
 from ..model.pairs import SIDE
+from ..model.profile import RIDES, Profile
 from .findings import Finding
 
 # %% ../../nbs/ops/33_moved.ipynb #25bb1614
 def learnt_places(
-    profile: Mapping[str, np.ndarray],  # of the bundle: see `profile.profile_trips`
-) -> dict[str, np.ndarray]:             # rides by pickup zone, by drop-off zone and by hour of the day
+    profile: Profile,        # of the bundle
+) -> dict[str, np.ndarray]:  # rides by pickup zone, by drop-off zone and by hour of the day
     "Where and when the training rides went."
-    pairs, rides = profile["pairs"], profile["by_pair"]
-    return {
-        "pickup": np.bincount(pairs // SIDE, rides, minlength=SIDE), "dropoff": np.bincount(pairs % SIDE, rides, minlength=SIDE),
-        "hour": np.asarray(profile["by_week"]).sum(axis=0).astype(float),
-    }  # fmt: skip
+    pairs = profile.by_pair[RIDES].reshape(SIDE, SIDE).astype(float)
+    return {"pickup": pairs.sum(axis=1), "dropoff": pairs.sum(axis=0), "hour": profile.by_hour.sum(axis=0).astype(float)}
 
 # %% ../../nbs/ops/33_moved.ipynb #90062f45
 def moved_share(
