@@ -27,6 +27,12 @@ from ride_duration.ops.training import train
 FEW = {"trees": 40, "learning_rate": 0.1}
 
 
+@pytest.fixture(autouse=True)
+def whole_city(monkeypatch: pytest.MonkeyPatch) -> None:
+    "A training that is over at once cannot be interrupted, and small months tell models apart by luck."
+    monkeypatch.setenv("RIDE_DURATION_DEMO_TRIPS", "60000")
+
+
 def command(cluster: Cluster, *more: str, trees: int = 40) -> list[str]:
     "The command line, with settings from a file."
     settings = cluster.folder / "few.json"
