@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -68,7 +69,9 @@ def test_nearly_the_model_of_one_machine(two: Cluster, monkeypatch: pytest.Monke
         assert spread.rmse[name] == pytest.approx(alone.rmse[name], abs=0.02), "minutes"
         assert spread.scores[name]["rmse_train"] == pytest.approx(alone.scores[name]["rmse_train"], rel=0.02)
         assert spread.scores[name]["coverage_val"] == pytest.approx(alone.scores[name]["coverage_val"], abs=0.01)
-    assert all((spread.lesson.profile[name] == values).all() for name, values in alone.lesson.profile.items())
+    of_files = {"by_hour", "rows", "dropped", "nulls", "repeats"}  # what whole files say beside their clean trips is asked on one machine alone
+    for field in (field for field in fields(alone.lesson.profile) if field.name not in of_files):
+        np.testing.assert_allclose(getattr(spread.lesson.profile, field.name), getattr(alone.lesson.profile, field.name), err_msg=field.name)
     folder = spread.save("boosted", tmp_path / "bundle")
     assert b"127.0.0.1" not in (folder / "trees.txt").read_bytes(), "no machine of the cluster is named in a bundle"
 

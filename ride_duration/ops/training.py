@@ -150,7 +150,8 @@ def _save(candidate: Candidate, name: str, folder: Path) -> Path:
     learnt, lesson = _what_was_learnt(candidate), replace(candidate.lesson, promise=judge_trips(candidate.judged, name))
     files = [{"file": file.path.name, "rows": file.rows, "sha256": file.sha256} for file in candidate.train.files]
     about = {name: learnt[name] for name in ("fleet", "synthetic", "train", "val")} | {"inputs": files, "metrics": dict(candidate.scores[name])}
-    about["columns"] = file_columns(candidate.train.files[-1].path)
+    if candidate.train.files[-1].path.exists():  # on a cluster only its workers have the file
+        about["columns"] = file_columns(candidate.train.files[-1].path)
     return save_bundle(candidate.models[name], Path(folder), lesson, about)
 
 # %% ../../nbs/ops/21_training.ipynb #d6c06c03
