@@ -152,6 +152,8 @@ def test_what_cannot_be_trained(cluster: Cluster, run, home: Path, tmp_path: Pat
     assert done.returncode == 24 and len(done.stderr.splitlines()) == 1, done.stderr
     done = run("report", "2023-02", "--fleet", "demo", "-p", f"cluster={cluster.address}", "--cluster", cluster.address)
     assert (done.returncode, "leave one out" in done.stderr) == (13, True), done.stderr
+    done = run("report", "2023-02", "--fleet", "demo", "-p", "cluster=nonsense://here", "-p", "models=boosted")
+    assert (done.returncode, len(done.stderr.splitlines())) == (44, 1) and "correct --cluster" in done.stderr, "its notebook asks the cluster"
     assert not bundles(home)
 
 

@@ -21,7 +21,7 @@ from .ledger import code_version
 
 try:
     from dask import array, config  # noqa: F401 - for those behind this door
-    from distributed import CancelledError, Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, get_worker, rpc, wait  # noqa: F401
+    from distributed import CancelledError, Client, Future, KilledWorker, Lock, Reschedule, Worker, WorkerPlugin, get_worker, rpc, wait  # noqa: F401
 except ModuleNotFoundError:
     raise BadParameter("a cluster needs Dask, which is not installed: pip install 'ride-duration[dask]'") from None
 

@@ -77,6 +77,7 @@ def _history(part: Part, place: Place) -> tuple[Rides, np.ndarray]:  # and each 
 
 def usual_minutes(
     part: Part,
+    place: Place,    # the same wherever it lies
     model: Boosted,  # that is to learn
 ) -> np.ndarray:
     "What is to be learnt: how long each ride took, over the year."
@@ -91,7 +92,7 @@ def sum_part(
 ) -> PairSums:
     "The sums that histories are made from, up to and including this part."
     history, folds = _history(part, place)
-    return sum_pairs(history.pairs, folds, usual_minutes(part, model), history.miles, before)
+    return sum_pairs(history.pairs, folds, usual_minutes(part, place, model), history.miles, before)
 
 
 def rows_of(

@@ -24,13 +24,13 @@ from ..data.month import Month, parse_fleet, parse_month, parse_months, require_
 from ..data.source import fetch_month, source_address
 from ..data.trips import Origin, load_trips
 from ..data.zones import zone_table
-from ..errors import BadParameter, ClusterUnreachable, KernelDied
+from ..errors import BadParameter, ClusterUnreachable, KernelDied, OutOfMemory
 from ..model.boosted import Boosted, raw_scores
 from ..model.bundle import Lesson
 from ..model.features import METERED, choose_features, read_rides
 from ..model.intervals import RangedBoosted, one_in
 from ..model.ladder import LADDER, choose_rungs
-from .cluster import CancelledError, Client, Future, KilledWorker, array, connected, require_same, versions, workers_of
+from .cluster import CancelledError, Client, Future, KilledWorker, Lock, array, connected, require_same, versions, workers_of
 from .cluster_guard import TrainingGuard, WatchedDaskRegressor, is_learning
 from .cluster_parts import every_nth, rows_of, usual_minutes
 from .cluster_rides import SpreadRides
@@ -109,15 +109,29 @@ def _joined(parts: list[Future], shapes: list[tuple[int, ...]], kind: str) -> ar
     return array.concatenate([array.from_delayed(part, shape, kind) for part, shape in zip(parts, shapes, strict=True)])
 
 
-def _learn(client: Client, rides: SpreadRides, model: RangedBoosted) -> RangedBoosted:
+@contextmanager
+def _alone(client: Client, told: Callable[[str], object]) -> Iterator[None]:  # two trainings at once would wait for each other's workers
+    lock = Lock("ride-duration-training", client.scheduler, client.loop)
+    if not lock.acquire(timeout=1):
+        told("another training is at work on this cluster: this one waits for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError, TimeoutError, RuntimeError):  # the scheduler is gone, or has forgotten it
+            lock.release()
+
+
+def _learn(client: Client, rides: SpreadRides, model: RangedBoosted, told: Callable[[str], object]) -> RangedBoosted:
     model.features_ = [feature.name for feature in choose_features(model.regime, model.features)]
     known, held_out = rides.places(model)
-    rows, minutes = rides.each(rows_of, model, held_out), [client.submit(usual_minutes, part, model, pure=False) for part, _, _ in rides.parts]
-    some = [client.submit(every_nth, row, place, one_in(rides.rides), pure=False) for row, (_, place, _) in zip(rows, rides.parts, strict=True)]
+    rows, minutes = rides.each(rows_of, model, held_out), rides.each(usual_minutes, model)
+    some = [rides.at(held.home, every_nth, row, held.place, one_in(rides.rides)) for row, held in zip(rows, rides.parts, strict=True)]
     sampled = np.concatenate(client.gather(some))  # what is wrong with a row is told here
-    lengths, width = [length for _, _, length in rides.parts], len(model.features_)
+    lengths, width = [held.rides for held in rides.parts], len(model.features_)
     matrix, target = _joined(rows, [(length, width) for length in lengths], "float32"), _joined(minutes, [(length,) for length in lengths], "float64")
-    model.booster_, model.places_ = _fit(client, _regressor(client, model), matrix, target, model.features_), known
+    with _alone(client, told):
+        model.booster_, model.places_ = _fit(client, _regressor(client, model), matrix, target, model.features_), known
     model.rmse_train_ = _error(model, sampled, rides.sample)
     return model.fit_ranges(rides.sample, rides.sample["duration"].to_numpy())
 
@@ -166,8 +180,11 @@ def _in_one_line() -> Iterator[None]:  # what Dask raises, as a person would say
         yield
     except KilledWorker:
         raise KernelDied("each of the workers that read the same month died, one after the other: most often memory ran out, so use more workers, or larger ones") from None
+    except MemoryError:
+        raise OutOfMemory("memory ran out on a worker: use more workers, or larger ones") from None
     except (CancelledError, OSError, TimeoutError) as error:
-        raise ClusterUnreachable(f"the scheduler is gone ({type(error).__name__}): start it again, and train once more") from None
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ClusterUnreachable(f"the scheduler is gone ({said}): start it again, and train once more") from None
 
 
 _TRIES = 3
@@ -220,7 +237,7 @@ def train_on_cluster(
         held[:] = [(rides.origin, rides.lesson())]
         for rung in (rung for rung in rungs if rung.needs_zones and rung.name not in learnt):
             told(f"{rung.name} learns from {rides.rides:,} rides of {len(months)} months on {len(workers_of(client) or ())} workers")
-            learnt[rung.name] = _learn(client, rides, makers[rung.name]())
+            learnt[rung.name] = _learn(client, rides, makers[rung.name](), told)
 
     _with_patience(address, patience, learn, told)
     here = [rung.name for rung in rungs if not rung.needs_zones]
