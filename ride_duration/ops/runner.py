@@ -125,7 +125,7 @@ def _why(error: BaseException, notebook: str, timeout: float | None, watch: Memo
         return _of_a_cell(error, notebook)
     if isinstance(error, CellTimeoutError):
         return RunTimedOut(f"{notebook}: not done after {timeout:g} seconds: give it more with --timeout, or fewer months")
-    if isinstance(error, DeadKernelError):
+    if isinstance(error, DeadKernelError) or str(error) == "Kernel died before replying to kernel_info":  # a RuntimeError, while it starts
         return _of_a_kernel(notebook, watch)
     if isinstance(error, KeyboardInterrupt):
         return RunInterrupted(f"{notebook}: stopped before it was done; nothing was replaced")
