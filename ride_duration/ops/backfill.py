@@ -91,6 +91,7 @@ def serve() -> None:
     "Make the reports that standard input asks for, until it ends."
     said, sys.stdout = sys.stdout, sys.stderr  # nobody else writes between our lines
     tasks: queue.Queue = queue.Queue()
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would read a grammar of addresses, which takes half a second
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever started us, who then tells us
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()

@@ -23,7 +23,6 @@ import pandas as pd
 
 from ..data.month import Month, parse_month, parse_months
 from ..errors import BadParameter
-from ..model.bundle import RideModel, load_bundle
 from ..model.ladder import LADDER, Rung
 from ..model.metrics import Difference, gains_by, interval_measures, paired_difference, root_mean_squared_error, slices
 
@@ -300,7 +299,7 @@ def _rung(regime: str) -> Rung:  # that of the models which are kept
     return next(rung for rung in LADDER.values() if rung.needs_zones and rung.regime == regime)
 
 
-def _months_learnt(model: RideModel, given: Iterable[str | Month] | None) -> list[Month]:  # in order
+def _months_learnt(model: object, given: Iterable[str | Month] | None) -> list[Month]:  # in order
     "What anyone says the champion has learnt from: its bundle, and the caller."
     said = [*(given or ()), *model.manifest.get("train", ())]
     return parse_months(said) if said else []
@@ -318,6 +317,8 @@ def against_champion(
     "The judged trips with the champion's answers, where a comparison is fair, and what to compare with."
     if champion is None:
         return Against(judged, SEED, SEED, "There is no champion yet, so it is compared with the seed.")
+    from ride_duration.model.bundle import load_bundle  # LightGBM and scikit-learn: only where there is a champion
+
     model, month, text = load_bundle(champion), parse_month(month), CHAMPION + (f" (version {version})" if version else "")
     if (model.manifest.get("fleet"), model.regime) != (fleet, regime):
         raise BadParameter(f"{champion} is a {model.regime} model of {model.manifest.get('fleet')} taxis, and the candidate a {regime} one of {fleet} taxis: name its own champion")

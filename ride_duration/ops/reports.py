@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -92,13 +92,14 @@ def _write_report(folder: Path, notebook: Mapping, decision: object | None) -> R
     return Report(folder, data)
 
 # %% ../../nbs/ops/24_reports.ipynb #0b6696dd
-_NEEDED_LATER = ("nbconvert", "ride_duration.model.page", "ride_duration.model.figures", "ride_duration.model.tables", "ride_duration.ops.registry")
+_NEEDED_LATER = ("nbconvert", "ride_duration.model.page", "ride_duration.model.tables", "ride_duration.ops.registry")
+_FOR_THE_INDEX = ("ride_duration.model.figures",)
 
 
-def _import_meanwhile() -> None:
+def _import_meanwhile(names: Iterable[str]) -> None:
     def work() -> None:
         with suppress(Exception):  # what cannot be imported says so when it is needed
-            for name in _NEEDED_LATER:
+            for name in names:
                 importlib.import_module(name)
 
     threading.Thread(target=work, daemon=True).start()
@@ -289,7 +290,7 @@ def make_report(
         if not force and (report := finished_report(plan)):
             record_skipped(plan.key, "nothing that goes in has changed")
         else:
-            _import_meanwhile()
+            _import_meanwhile((*_NEEDED_LATER, *(_FOR_THE_INDEX if index else ())))
             with recorded(plan.key) as running:
                 report = _run(plan, running, source, limits, rules, track)
     if index:
