@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
-
-from ride_duration.data import source
+from warm import command, run_forked
 
 REPOSITORY = Path(__file__).parent.parent
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests run two at a time: threads that spin for long while they wait would slow all of them
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time: more threads would wait for each other
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # as the command line sets it: the third decimal of the course's error depends on it
 
 
 def find_mirror() -> Path | None:
@@ -50,8 +51,15 @@ def ride_duration(*words: str, cwd: Path | None = None, **options) -> subprocess
 
 
 @pytest.fixture
-def run(tmp_path: Path):
+def run_cold(tmp_path: Path):
+    "The command line from its very start, for what is read or imported there."
     return lambda *words, **options: ride_duration(*words, cwd=tmp_path, **options)
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    "The command line as a process of its own, forked from one that has imported what it needs."
+    return lambda *words, **options: run_forked(command, *map(str, words), cwd=tmp_path, **options)
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +87,8 @@ def server(files: Path) -> Iterator[Mirror]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience of fractions of a second, so that a test of its end is short."""
+    from ride_duration.data import source
+
     monkeypatch.setattr(source, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(source, "SILENCE", 0.5)
     monkeypatch.setattr(source, "TRIES", TRIES)
