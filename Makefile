@@ -1,11 +1,11 @@
-# Everything a newcomer needs: `make report`, `make test`, `make lab`. The rest is for maintainers.
+# Everything a newcomer needs: `make report`, `make serve`, `make test`, `make lab`. The rest is for maintainers.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lab notebooks constraints clean
+.PHONY: help report serve test lab notebooks constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,11 @@ $(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
 
 report: $(INSTALLED)  ## the main job on the demo city: train, validate, write the page
 	@$(BIN)/ride-duration report 2023-02 --fleet demo
+
+serve: $(INSTALLED)  ## the service on the demo city, at http://127.0.0.1:8000; trains first where nothing answers yet
+	@$(BIN)/ride-duration predict --from 7 --to 12 --fleet demo >/dev/null 2>&1 || \
+	  $(BIN)/ride-duration train --train 2023-01 --val 2023-02 --fleet demo --models boosted,boosted_metered --no-track
+	@exec $(BIN)/ride-duration serve --fleet demo $(SERVE_OPTIONS)
 
 test: $(INSTALLED)  ## every test; real-data tests run where a mirror of TLC's files is found
 	@$(BIN)/python -m pytest

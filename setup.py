@@ -22,14 +22,20 @@ setup(
     license="Apache-2.0",
     keywords=settings["keywords"],
     classifiers=["Programming Language :: Python :: 3", "Operating System :: POSIX"],
-    # The papermill notebooks travel in the wheel as the package ride_duration.runs.
-    packages=[*find_packages(include=["ride_duration", "ride_duration.*"]), "ride_duration.runs"],
-    package_dir={"ride_duration.runs": "nbs/runs"},
-    package_data={"ride_duration.runs": ["*.ipynb"]},
+    # The papermill notebooks travel in the wheel as ride_duration.runs, and the runbook as ride_duration.docs.
+    packages=[*find_packages(include=["ride_duration", "ride_duration.*"]), "ride_duration.runs", "ride_duration.docs"],
+    package_dir={"ride_duration.runs": "nbs/runs", "ride_duration.docs": "docs"},
+    package_data={
+        "ride_duration.runs": ["*.ipynb"],
+        "ride_duration.docs": ["runbook.md"],
+        "ride_duration.serve": ["page/*"],
+    },
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        name.removesuffix("_requirements"): settings[name].split() for name in settings if name.endswith("_requirements")
+        name.removesuffix("_requirements"): settings[name].split()
+        for name in settings
+        if name.endswith("_requirements")
     },
     entry_points={
         "console_scripts": settings["console_scripts"].split(),

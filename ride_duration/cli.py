@@ -20,7 +20,11 @@ from typing import Annotated, TextIO
 import typer
 
 from . import __version__
+from .cli_experiment import app as experiment_app
+from .cli_log import app as log_app
 from .cli_models import app as models_app
+from .cli_monitor import app as monitor_app
+from .cli_serve import app as serve_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
 from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, Track, console, fetching
 
@@ -33,6 +37,10 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(models_app)
+app.add_typer(log_app, name="log")
+app.add_typer(serve_app)
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(monitor_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -137,10 +145,11 @@ def train(
     val: Annotated[str, typer.Option("--val", help="The month to be judged on, after all of them.")],
     fleet: Fleet = "green",
     source: Source = None,
-    models: Annotated[str | None, typer.Option(help="Rungs of the ladder, as seed,course.", show_default="all")] = None,
+    models: Annotated[str | None, typer.Option(help="Rungs of the ladder, as seed,course.", show_default="all; the boosted ones with --cluster")] = None,
     all_pickups: AllPickups = False,
     allow_overlap: AllowOverlap = False,
     parameters: Annotated[Path | None, typer.Option(help="Settings of the boosted models, a file that `tune` wrote.", show_default="the defaults")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Let the boosted models learn on a Dask cluster: its scheduler, as tcp://scheduler:8786.", show_default="this machine")] = None,
     track: Track = True,
     as_json: Json = False,
 ) -> None:
@@ -148,10 +157,11 @@ def train(
 
     The boosted models are kept in the home folder: from then on they answer `predict` and `score`.
     """
-    from ride_duration.ops.training import train as run
+    from ride_duration.ops.learning import learn
 
+    options = {"settings": _settings(parameters, val), "cluster": cluster, "told": lambda line: print(line, file=sys.stderr, flush=True)}
     with fetching(source) as get:
-        candidate = run(train, val, fleet, source, models, all_pickups, allow_overlap, fetch=get, settings=_settings(parameters, val))
+        candidate = learn(train, val, fleet=fleet, source=source, models=models, all_pickups=all_pickups, allow_overlap=allow_overlap, fetch=get, **options)
     kept = _keep(candidate)
     _remember(candidate, kept if track else {})
     if as_json:
@@ -244,7 +254,7 @@ def _sync() -> list:
 
 def _many(months: list, work: object, jobs: int, get: Callable, track: bool, cluster: str | None) -> list:  # of `backfill.Done`
     if cluster:
-        from ride_duration.ops.cluster import backfill_on_cluster
+        from ride_duration.ops.cluster_reports import backfill_on_cluster
     from ride_duration.ops.backfill import backfill
 
     with _telling_mlflow(track) as tell, _counting(len(months)) as (started, ended):

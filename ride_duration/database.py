@@ -16,7 +16,7 @@ from .errors import BrokenDatabase, CannotWrite, DiskFull, FolderBusy, RideDurat
 from .files import make_folder
 
 # %% ../nbs/02_database.ipynb #8cd93d51
-_FULL = {sqlite3.SQLITE_FULL}
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # the second is said where the file beside the log finds no room
 _FORBIDDEN = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -27,8 +27,9 @@ def database_error(
     error: sqlite3.Error,
 ) -> RideDurationError | None:  # a sentence, where a person can do something about it
     "What a refused read or write means to a person."
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the lower byte is the kind, the upper ones its shades
-    if code in _FULL:
+    whole = getattr(error, "sqlite_errorcode", 0)
+    code = whole & 0xFF  # the lower byte is the kind, the upper ones its shades
+    if {whole, code} & _FULL:
         return DiskFull(f"no space left while writing {path}: free some, nothing was changed")
     if code in _FORBIDDEN:
         return CannotWrite(f"cannot write {path}: make it and its folder writable, or choose another home with RIDE_DURATION_HOME")
@@ -81,6 +82,7 @@ def all_or_nothing(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has rolled back already
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,7 +61,7 @@ def _is_alive(process: int) -> bool:  # does a process of this number run here?
 
 def _sweep(path: Path) -> None:  # remove what killed writers of `path` left behind
     for part in path.parent.glob(f".{path.name}.*.part"):
-        process = part.name.removeprefix(f".{path.name}.").removesuffix(".part")
+        process = part.name.removeprefix(f".{path.name}.").partition("-")[0].removesuffix(".part")
         if process.isdecimal() and not _is_alive(int(process)):
             part.unlink(missing_ok=True)
 
@@ -79,7 +80,7 @@ def replacing(
 ) -> Iterator[Path]:  # a path beside it, to be written in the `with` block
     "Replace `path` by what the block writes: wholly when it succeeds, not at all when it fails."
     make_folder(path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.part")  # two threads may write the same file
     try:
         _sweep(path)
         yield part

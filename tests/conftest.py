@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from dask_cluster import Cluster, a_cluster
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
+from served import Service, make_bundles, register
 from warm import command, run_forked
 
 REPOSITORY = Path(__file__).parent.parent
+os.environ.setdefault("RIDE_DURATION_DEMO_TRIPS", "6000")  # how things go together can be seen in a tenth of the demo city
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time: more threads would wait for each other
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # as the command line sets it: the third decimal of the course's error depends on it
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # as the command line sets it: figures depend on it in the third decimal
 
 
 def find_mirror() -> Path | None:
@@ -92,3 +95,41 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(source, "SILENCE", 0.5)
     monkeypatch.setattr(source, "TRIES", TRIES)
+
+
+@pytest.fixture(scope="session")
+def served_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small models of the demo city: `first` and `second` of bookings, and `metered`."""
+    return make_bundles(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def served(served_bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on the demo city, with a registry: a booking and a metered champion."""
+    home = tmp_path_factory.mktemp("service") / "home"
+    register(home, 1, served_bundles["first"])
+    register(home, 1, served_bundles["metered"], "metered")
+    with Service(home, "--fleet", "demo", "--port", "0") as running:
+        running.home = home
+        yield running
+
+
+@pytest.fixture(scope="session")
+def service(served: Service) -> str:
+    """Where to ask a running service on the demo city."""
+    return served.address
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, home: Path) -> Iterator[Cluster]:
+    "A Dask scheduler without workers."
+    with a_cluster(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def two(cluster: Cluster) -> Cluster:
+    "A Dask cluster of two workers."
+    cluster.add("one")
+    cluster.add("two")
+    return cluster

@@ -30,9 +30,11 @@ from ride_duration.errors import BrokenBundle, NoModel
 from ride_duration.model.bundle import MANIFEST, keep_lesson, load_bundle, save_bundle
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.ladder import BOOKING, METERED
+from ride_duration.model.promise import judge_trips
 from ride_duration.model.trees import check_trees
 
-FILES = ("trees.txt", "low.txt", "high.txt", "places.npz", "profile.npz", "zones.csv")
+ARCHIVES = ("places.npz", "profile.npz", "promise.npz")
+FILES = ("trees.txt", "low.txt", "high.txt", *ARCHIVES, "zones.csv")
 TREES = FILES[:3]
 PROBE = Path(__file__).with_name("load_bundles.py")
 
@@ -50,7 +52,9 @@ def bundles(trips, tmp_path_factory) -> dict[str, Path]:
     folders = {}
     for regime in (BOOKING, METERED):
         model = RangedBoosted(zone_table("demo"), regime, trees=20, threads=1).fit(trips, trips["duration"])
-        folders[regime] = save_bundle(model, tmp_path_factory.mktemp("bundles") / regime, keep_lesson(trips), {"fleet": "demo", "synthetic": True})
+        judged = trips.assign(**dict(zip(("model", "model_low", "model_high"), model.predict_with_interval(trips), strict=True)))
+        lesson = keep_lesson(trips, promise=judge_trips(judged, "model"))
+        folders[regime] = save_bundle(model, tmp_path_factory.mktemp("bundles") / regime, lesson, {"fleet": "demo", "synthetic": True})
     return folders
 
 
@@ -408,7 +412,7 @@ def members_of(folder: Path, name: str) -> dict[str, bytes]:
         return {member: packed.read(member) for member in packed.namelist()}
 
 
-@pytest.mark.parametrize("name", ["places.npz", "profile.npz"])
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_pickles_never_run(booking, tmp_path, name):
     ran = tmp_path / "ran"
     pickle.loads(hostile_pickle(ran))  # the payload works
@@ -431,7 +435,7 @@ def test_pickles_never_run(booking, tmp_path, name):
         assert not ran.exists()
 
 
-@pytest.mark.parametrize("name", ["places.npz", "profile.npz"])
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_arrays_of_another_shape_or_type(booking, name):
     right = members_of(booking, name)
     for member, content in right.items():
@@ -453,7 +457,7 @@ def test_archives_that_unpack_to_too_much(bundles, tmp_path):
     "With little memory to go wrong in: a bomb, promises of terabytes, a hundred thousand members, rare methods of packing."
     folder = bundles[BOOKING]
     cases = {}
-    for name in ("places.npz", "profile.npz"):
+    for name in ARCHIVES:
         right = members_of(folder, name)
         first = next(iter(right))
         bomb = npy_saying((1 << 28,), "<f4", bytes(1 << 26))

@@ -1,105 +1,29 @@
 """Reports on a real cluster: a scheduler and two workers, each a process of its own, one of which dies at its work."""
 
 import json
-import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
+from conftest import REPOSITORY
+from dask_cluster import Cluster, free_port, offspring, process, scheduler, wait_until, worker
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'ride-duration[dask]'")
 
 CHEAP = ("--fleet", "demo", "-p", "models=mean,seed", "-p", "model=seed")
-WORKER = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--death-timeout", "20")
 
 
-def wait_until(found: Callable[[], object], seconds: float = 40) -> object:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if answer := found():
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("it never came")
-
-
-@contextmanager
-def process(*command: str, cwd: Path, said: Path, **environment: str) -> Iterator[subprocess.Popen]:
-    "A process that ends with the block."
-    cwd.mkdir(exist_ok=True)
-    with open(said, "w") as log:
-        started = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, env={**os.environ, **environment})
-    try:
-        yield started
-    finally:
-        started.terminate()
-        try:
-            started.wait(10)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
-
-
-def scheduler(folder: Path, port: int):
-    command = (sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-    return process(*command, cwd=folder, said=folder / "scheduler.log")
-
-
-def worker(folder: Path, address: str, name: str, **environment: str):
-    command = (sys.executable, "-m", "distributed.cli.dask_worker", address, "--name", name, *WORKER)
-    return process(*command, cwd=folder / name, said=folder / f"{name}.log", **environment)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def offspring(*pids: int) -> list[psutil.Process]:
-    return [child for pid in pids if psutil.pid_exists(pid) for child in psutil.Process(pid).children(recursive=True)]
+def asked(cluster: Cluster) -> tuple[str, ...]:
+    return (*CHEAP, "--cluster", cluster.address)
 
 
 def contents(reports: Path) -> dict[str, bytes]:
     return {str(path.relative_to(reports)): path.read_bytes() for path in sorted(reports.rglob("*")) if path.is_file() and not path.name.startswith(".")}
-
-
-class Cluster:
-    def __init__(self, folder: Path, address: str, stack: ExitStack):
-        self.folder, self.address, self.stack, self.workers = folder, address, stack, {}
-
-    def add(self, name: str, **environment: str) -> subprocess.Popen:
-        "A worker; its home is its own unless said otherwise."
-        self.workers[name] = self.stack.enter_context(worker(self.folder, self.address, name, **{"RIDE_DURATION_HOME": ".ride-duration"} | environment))
-        wait_until(lambda: "Registered to" in (self.folder / f"{name}.log").read_text())
-        return self.workers[name]
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        return (*CHEAP, "--cluster", self.address)
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, home: Path) -> Iterator[Cluster]:
-    "A scheduler without workers."
-    port = free_port()
-    with ExitStack() as stack:
-        stack.enter_context(scheduler(tmp_path, port))
-        wait_until(lambda: "Scheduler at" in (tmp_path / "scheduler.log").read_text())
-        yield Cluster(tmp_path, f"tcp://127.0.0.1:{port}", stack)
-
-
-@pytest.fixture
-def two(cluster: Cluster) -> Cluster:
-    cluster.add("one")
-    cluster.add("two")
-    return cluster
 
 
 def busy(*workers: subprocess.Popen) -> subprocess.Popen | None:
@@ -111,7 +35,7 @@ def busy(*workers: subprocess.Popen) -> subprocess.Popen | None:
 
 
 def test_a_killed_worker_has_its_month_done_elsewhere(two: Cluster, run, tmp_path: Path):
-    command = [sys.executable, "-m", "ride_duration", "report", "2023-02,2023-03", *two.command]
+    command = [sys.executable, "-m", "ride_duration", "report", "2023-02,2023-03", *asked(two)]
     with process(*command, cwd=tmp_path, said=tmp_path / "client.log") as client:
         killed = wait_until(lambda: busy(*two.workers.values()))
         its = offspring(killed.pid)
@@ -128,14 +52,14 @@ def test_a_killed_worker_has_its_month_done_elsewhere(two: Cluster, run, tmp_pat
 def test_a_month_that_fails_does_not_stop_the_others(two: Cluster, run, tmp_path: Path):
     (tmp_path / "reports" / "demo").mkdir(parents=True)
     (tmp_path / "reports" / "demo" / "2023-02").write_text("a file where a folder should be")
-    done = run("report", "2023-02,2023-03", *two.command, "--json")
+    done = run("report", "2023-02,2023-03", *asked(two), "--json")
     assert done.returncode == 30 and "2023-03: done" in done.stderr, done.stderr
     assert [found["val"] for found in json.loads(done.stdout)] == ["2023-03"]
 
 
 def test_reports_at_an_address_and_records_from_homes_that_are_not_shared(two: Cluster, run, home: Path, tmp_path: Path):
     place = f"file://{tmp_path}/away/reports"
-    command = ("report", "2023-04", *two.command[:-4], "--reports", place, *two.command[-4:], "--no-track")
+    command = ("report", "2023-04", *asked(two), "--reports", place, "--no-track")
     done = run(*command)
     assert done.returncode == 0, done.stderr
     made = contents(tmp_path / "away" / "reports")
@@ -146,7 +70,7 @@ def test_reports_at_an_address_and_records_from_homes_that_are_not_shared(two: C
 def test_records_come_back_from_homes_that_are_not_shared(cluster: Cluster, home: Path, tmp_path: Path):
     from ride_duration.data.month import Month
     from ride_duration.ops.backfill import Work
-    from ride_duration.ops.cluster import backfill_on_cluster
+    from ride_duration.ops.cluster_reports import backfill_on_cluster
 
     cluster.add("one")
     work = Work("demo", reports=str(tmp_path / "reports"), parameters={"models": "mean,seed", "model": "seed"})
@@ -160,7 +84,7 @@ def test_records_come_back_from_homes_that_are_not_shared(cluster: Cluster, home
 @pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_goes_on_when_whoever_asked_is_gone(cluster: Cluster, tmp_path: Path, polite: int):
     found = cluster.add("one")
-    command = [sys.executable, "-m", "ride_duration", "report", "2023-02..2023-04", *cluster.command]
+    command = [sys.executable, "-m", "ride_duration", "report", "2023-02..2023-04", *asked(cluster)]
     with process(*command, cwd=tmp_path, said=tmp_path / "client.log") as client:
         wait_until(lambda: busy(found))
         time.sleep(1.5)  # its kernel is past its start, and inside a cell
@@ -174,7 +98,7 @@ def test_nothing_goes_on_when_whoever_asked_is_gone(cluster: Cluster, tmp_path: 
 
 
 def test_a_worker_told_to_close_hands_its_month_back(two: Cluster, tmp_path: Path):
-    command = [sys.executable, "-m", "ride_duration", "report", "2023-02,2023-03", *two.command]
+    command = [sys.executable, "-m", "ride_duration", "report", "2023-02,2023-03", *asked(two)]
     with process(*command, cwd=tmp_path, said=tmp_path / "client.log") as client:
         wait_until(lambda: busy(*two.workers.values())).terminate()
         assert client.wait(60) == 0, (tmp_path / "client.log").read_text()
@@ -195,8 +119,7 @@ def test_a_scheduler_that_does_not_answer(run, listening: bool):
 def test_a_cluster_that_cannot_be_used(cluster: Cluster, run, tmp_path: Path):
     done = run("report", "2023-02", *CHEAP, "--cluster", cluster.address)
     assert (done.returncode, "has no workers" in done.stderr) == (44, True), done.stderr
-    other = tmp_path / "other" / "ride_duration"
-    other.mkdir(parents=True)
+    other = shutil.copytree(REPOSITORY / "ride_duration", tmp_path / "other" / "ride_duration")
     (other / "__init__.py").write_text('__version__ = "0.0.1"\n')
     cluster.add("odd", PYTHONPATH=str(other.parent))
     done = run("report", "2023-02", *CHEAP, "--cluster", cluster.address)

@@ -99,6 +99,7 @@ def test_a_full_disk_stops_the_demo_fleet_in_one_line(
     on_disk: Callable, disk: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RIDE_DURATION_HOME", str(disk / "home"))
+    monkeypatch.setenv("RIDE_DURATION_DEMO_TRIPS", "60000")
     done = on_disk("""
         mount -t tmpfs -o size=200k none "$disk"
         code=0; ride_duration fetch 2023-01 --fleet demo || code=$?
@@ -116,6 +117,7 @@ def test_a_disk_that_fills_up_keeps_the_months_that_fitted(
     on_disk: Callable, disk: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RIDE_DURATION_HOME", str(disk / "home"))
+    monkeypatch.setenv("RIDE_DURATION_DEMO_TRIPS", "60000")
     write_demo_month(notes / "january", JANUARY)
     done = on_disk("""
         mount -t tmpfs -o "size=$(($(stat -c %s "$notes/january") * 3 / 2))" none "$disk"

@@ -63,7 +63,7 @@ def bundles(trips, tmp_path_factory) -> dict[str, Path]:
     "A real bundle of each regime."
     folders = {}
     for regime in (BOOKING, METERED):
-        model = RangedBoosted(zone_table("demo"), regime, trees=20, threads=1).fit(trips, trips["duration"])
+        model = RangedBoosted(zone_table("demo"), regime, trees=40, threads=1).fit(trips, trips["duration"])
         folders[regime] = save_bundle(model, tmp_path_factory.mktemp("bundles") / regime, keep_lesson(trips), {"fleet": "demo", "synthetic": True})
     return folders
 

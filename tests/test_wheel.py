@@ -20,6 +20,9 @@ def test_the_wheel_makes_a_report_from_anywhere(tmp_path: Path):
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "ride_duration/runs/train.ipynb" in names and "ride_duration/cli.py" in names
+    page = {f"ride_duration/serve/page/{file.name}" for file in (REPOSITORY / "ride_duration" / "serve" / "page").iterdir()}
+    assert page and page <= set(names)
+    assert {"ride_duration/ops/_migrations/env.py", "ride_duration/ops/_migrations/versions/0001.py"} <= {*names}
 
     venv.create(tmp_path / "empty", with_pip=True)
     python = tmp_path / "empty" / "bin" / "python"

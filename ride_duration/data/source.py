@@ -23,7 +23,7 @@ from fsspec.callbacks import NoOpCallback
 
 from .month import Month, parse_fleet
 from .schema import decode_month, open_month
-from ..errors import MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
+from ..errors import BadParameter, MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
 from ..files import replacing, sha256, storage_error, write_file
 
 # %% ../../nbs/data/03_source.ipynb #c0286a7f
@@ -43,10 +43,17 @@ def source_address(
     return asked if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
+def _demo_trips() -> int:  # in a month of the demo city
+    asked = os.environ.get("RIDE_DURATION_DEMO_TRIPS", "60000")
+    if not asked.isdecimal() or not 1000 <= int(asked) <= 10_000_000:
+        raise BadParameter(f"RIDE_DURATION_DEMO_TRIPS is the number of trips in a month of the demo city, from 1000 to 10000000, not {asked!r}")
+    return int(asked)
+
+
 def _cache_folder(fleet: str | None, address: str) -> Path:
     if fleet == "demo":
         made_by = hashlib.sha256(Path(find_spec("ride_duration.data.demo").origin).read_bytes()).hexdigest()
-        return home_folder() / "cache" / f"demo-{made_by[:8]}"
+        return home_folder() / "cache" / f"demo-{made_by[:8]}-{_demo_trips()}"
     name = re.sub(r"\W+", "-", address.rpartition("/")[2]).strip("-")
     return home_folder() / "cache" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
@@ -109,10 +116,20 @@ def _is_absent(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) or _status(error) in (403, 404, 410)
 
 
+def _lacks_keys(error: BaseException) -> bool:  # of a bucket: none, or wrong ones
+    return isinstance(error, PermissionError) or "Credential" in type(error).__name__
+
+
+def _has_no_bucket(error: BaseException | None) -> bool:  # s3fs says "not found" of a key as of a whole bucket
+    said = getattr(error, "response", None)
+    code = said.get("Error", {}).get("Code") if isinstance(said, dict) else None
+    return code == "NoSuchBucket" or (error is not None and _has_no_bucket(error.__cause__))
+
+
 def _may_pass(error: BaseException) -> bool:  # is another try worth it?
     if not isinstance(error, Exception):  # Ctrl-C: somebody wants it to end
         return False
-    if _is_absent(error) or isinstance(error, (ImportError, ValueError, PermissionError)):
+    if _is_absent(error) or _lacks_keys(error) or isinstance(error, (ImportError, ValueError)):
         return False
     if isinstance(error, RideDurationError):
         return isinstance(error, UnreadableFile)
@@ -127,6 +144,9 @@ def _open_source(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         import aiohttp  # only where a network is used: it takes its time to import
 
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)}
+    if url.startswith("s3://"):
+        asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"connect_timeout": 10, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}} | asked  # trying again is ours to do
     return fsspec.core.url_to_fs(url, **options)
 
 # %% ../../nbs/data/03_source.ipynb #86392715
@@ -173,6 +193,8 @@ def _explain(error: Exception, url: str) -> Exception:  # what went wrong, as a 
     folder = Path(base).parent.parent if base else None
     if folder and not folder.is_dir():
         return SourceUnreachable(f"the source folder {folder} does not exist: check --source or RIDE_DURATION_SOURCE")
+    if _has_no_bucket(error):
+        return SourceUnreachable(f"there is no bucket {'/'.join(url.split('/')[:3])}: check --source or RIDE_DURATION_SOURCE")
     if _is_absent(error):
         newest = Month(*datetime.now().timetuple()[:2]) - 2
         return MonthNotPublished(
@@ -181,6 +203,8 @@ def _explain(error: Exception, url: str) -> Exception:  # what went wrong, as a 
     if isinstance(error, ImportError) and "s3" in url[:4]:
         return SourceUnreachable(f"{url} needs s3fs: pip install 'ride-duration[s3]'")
     reason = str(error) or type(error).__name__
+    if url.startswith("s3://") and _lacks_keys(error):
+        return SourceUnreachable(f"{url} may not be read ({reason}): check the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in AWS_PROFILE")
     tries = f" after {TRIES} tries" if _may_pass(error) else ""
     return SourceUnreachable(f"{url} could not be read{tries} ({reason}): check the address and the network, then run again")
 
@@ -226,7 +250,7 @@ def fetch_month(
         if fleet == "demo":
             from ride_duration.data.demo import write_demo_month  # brings pandas, which a check of the cache does without
 
-            write_demo_month(part, month)
+            write_demo_month(part, month, _demo_trips())
         else:
             _download(url, part, progress or NoOpCallback())
         return _check_month(part, fleet, path.name)

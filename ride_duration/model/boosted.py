@@ -108,20 +108,20 @@ class Boosted(RegressorMixin, BaseEstimator):
         """
         self.features_ = [feature.name for feature in choose_features(self.regime, self.features)]
         history = read_rides(trips, "metered")
-        rides, folds = self._only_known(history), day_folds(history.pickup_at)
-        factor = self.factor(rides)
+        folds, factor = day_folds(history.pickup_at), self.factor(history)
         usual = np.asarray(duration) / factor
         sums = sum_pairs(history.pairs, folds, usual, history.miles)
         self.places_ = known_places(sums, self.zones)
-        rows = RideRows(rides, held_out_places(sums, self.zones), folds, self._columns())
+        rows = self.rows(history, held_out_places(sums, self.zones), folds)
         self.rmse_train_ = self._boost(rows, usual) * float(np.mean(factor))  # exact for a month, where the factor is one
         return self
 
     def factor(self, rides: Rides) -> np.ndarray | float:  # how much longer than usual rides take at that time of the year
         return season_factor(rides.pickup_at, self.season) if self.season else 1.0
 
-    def _only_known(self, rides: Rides) -> Rides:
-        return rides._replace(miles=None) if self.regime == BOOKING else rides
+    def rows(self, history: Rides, places: np.ndarray, folds: np.ndarray) -> RideRows:  # of what is known of past rides, what the regime may see
+        rides = history._replace(miles=None) if self.regime == BOOKING else history
+        return RideRows(rides, places, folds, self._columns())
 
     def _columns(self) -> list[int] | slice:  # of the regime's whole matrix
         return _columns_of(self.regime, tuple(self.features_))

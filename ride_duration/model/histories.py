@@ -39,24 +39,38 @@ def sum_pairs(
     folds: np.ndarray,     # each ride's group of days, see `day_folds`
     duration: np.ndarray,  # minutes
     distance: np.ndarray,  # miles by the meter; NaN where it is not to be believed
+    before: PairSums | None = None,  # sums of rides that come before these
 ) -> PairSums:
-    "Training rides, summed by pair and group of days."
+    "Training rides, summed by pair and group of days; on top of others, with the same bits as all at once."
     cells, measured = folds * PAIRS + pairs, ~np.isnan(distance)
+    past = vars(before) if before else dict.fromkeys(PairSums.__dataclass_fields__)
+    return PairSums(
+        _count(cells, past["rides"]), _add(cells, duration, past["minutes"]),
+        _count(cells[measured], past["measured"]), _add(cells[measured], distance[measured], past["miles"]),
+    )  # fmt: skip
 
-    def sums(where: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return np.bincount(where, weights, FOLDS * PAIRS).reshape(FOLDS, PAIRS)
 
-    return PairSums(sums(cells), sums(cells, duration), sums(cells[measured]), sums(cells[measured], distance[measured]))
+def _count(cells: np.ndarray, before: np.ndarray | None) -> np.ndarray:  # (FOLDS, PAIRS)
+    seen = np.bincount(cells, minlength=FOLDS * PAIRS).reshape(FOLDS, PAIRS)
+    return seen if before is None else before + seen
+
+
+def _add(cells: np.ndarray, values: np.ndarray, before: np.ndarray | None) -> np.ndarray:  # (FOLDS, PAIRS)
+    if before is not None:  # first in line, because sums of floats depend on their order
+        cells, values = np.concatenate([np.arange(FOLDS * PAIRS), cells]), np.concatenate([before.ravel(), values])
+    return np.bincount(cells, values, FOLDS * PAIRS).reshape(FOLDS, PAIRS)
 
 # %% ../../nbs/model/07_histories.ipynb #7aa31bdf
 def day_folds(
     pickup_at: np.ndarray,  # datetime64, one a ride
+    is_one_day: bool | None = None,  # whether all of training is; whether these rides are, where nothing is said
+    before: int = 0,                 # rides of training that come before these
 ) -> np.ndarray:            # int64 from 0 to FOLDS - 1, one a ride
     "The group of days each training ride belongs to; where there is but one day, rides themselves are dealt in turn."
     days = np.asarray(pickup_at).astype("datetime64[D]").astype("int64")
-    if len(days) and days.min() == days.max():
-        return np.arange(len(days)) % FOLDS
-    return days % FOLDS
+    if is_one_day is None:
+        is_one_day = len(days) and days.min() == days.max()
+    return (before + np.arange(len(days))) % FOLDS if is_one_day else days % FOLDS
 
 # %% ../../nbs/model/07_histories.ipynb #ec40134d
 STEPS = np.array([0.3, 0.5, 0.8, 1.2, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 15, 20])  # miles between zones

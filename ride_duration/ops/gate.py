@@ -7,11 +7,9 @@ __all__ = ['CHAMPION', 'SEED', 'Rules', 'read_rules', 'Ruling', 'Decision', 'ans
            'against_champion']
 
 # %% ../../nbs/ops/22_gate.ipynb #f3938559
-import difflib
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from html import escape
@@ -25,6 +23,7 @@ from ..data.month import Month, parse_month, parse_months
 from ..errors import BadParameter
 from ..model.ladder import LADDER, Rung
 from ..model.metrics import Difference, gains_by, interval_measures, paired_difference, root_mean_squared_error, slices
+from ..rules import check_number, rules_from_file
 
 # %% ../../nbs/ops/22_gate.ipynb #20d7c0ec
 @dataclass(frozen=True)
@@ -56,40 +55,17 @@ _RANGES = {  # rule -> type, least, most
 
 def _check_rule(name: str, value: object) -> None:
     "Raise `BadParameter` where a value is none for that rule."
-    if name not in _RANGES:
-        if type(value) is not bool:
-            raise BadParameter(f"{name} must be true or false, not {repr(value)[:40]}")
-        return
-    kind, least, most = _RANGES[name]
-    if type(value) not in {kind, int} or not least <= value <= most:
-        what = "a whole number" if kind is int else "a number"
-        raise BadParameter(f"{name} must be {what} from {least:g} to {most:,.10g}, not {repr(value)[:40]}")
+    if name in _RANGES:
+        check_number(name, value, *_RANGES[name])
+    elif type(value) is not bool:
+        raise BadParameter(f"{name} must be true or false, not {repr(value)[:40]}")
 
 # %% ../../nbs/ops/22_gate.ipynb #0f85c9a6
-def _load_toml(path: Path) -> dict:
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise BadParameter(f"cannot read {path} ({(error.strerror or 'no file').lower()}): name a file of rules, such as one that says minimum_gain = 0.05") from None
-    except (ValueError, RecursionError) as error:
-        said = "".join(letter if letter.isprintable() else " " for letter in str(error)[:100])
-        raise BadParameter(f"{path} is not TOML ({said}): write a rule a line, such as minimum_gain = 0.05") from None
-
-
 def read_rules(
     path: str | Path | None = None,  # a TOML file; what it does not name stays as it is
 ) -> Rules:
     "The rules of a file; the defaults where none is named; raises `BadParameter` where it says anything that is not understood."
-    found, known = {} if path is None else _load_toml(Path(path)), [field.name for field in fields(Rules)]
-    for name in found:
-        if name not in known:
-            near = difflib.get_close_matches(name.lower(), known, n=1)
-            guess = f"did you mean {near[0]}?" if near else "choose from " + ", ".join(known)
-            raise BadParameter(f"{path}: there is no rule {repr(name)[:40]}: {guess}")
-    try:
-        return Rules(**found)
-    except BadParameter as error:
-        raise BadParameter(f"{path}: {error}") from None
+    return rules_from_file(Rules, path, "minimum_gain = 0.05")
 
 # %% ../../nbs/ops/22_gate.ipynb #c62feab5
 @dataclass(frozen=True)
