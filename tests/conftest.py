@@ -5,19 +5,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from dask_cluster import Cluster, a_cluster
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
 from served import Service, make_bundles, register
-
-from ride_duration.data import source
+from warm import run_forked
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ.setdefault("RIDE_DURATION_DEMO_TRIPS", "6000")  # how things go together can be seen in a tenth of the demo city
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # tests run two at a time: threads that spin for long while they wait would slow all of them
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time: more threads would wait for each other
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")  # as the command line sets it: figures depend on it in the third decimal
 
 
 def find_mirror() -> Path | None:
@@ -52,9 +55,24 @@ def ride_duration(*words: str, cwd: Path | None = None, **options) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, **options)
 
 
+def kernels(number: int) -> list[psutil.Process]:
+    "What was forked for the notebooks of a process, oldest first: kernels, and later those that look at what was trained."
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(number).children(recursive=True)
+        return [child for child in family if "ride_duration.ops.nursery" in " ".join(psutil.Process(child.ppid()).cmdline())]
+    return []
+
+
+@pytest.fixture
+def run_cold(tmp_path: Path):
+    "The command line from its very start, for what is read or imported there."
+    return lambda *words, **options: ride_duration(*words, cwd=tmp_path, **options)
+
+
 @pytest.fixture
 def run(tmp_path: Path):
-    return lambda *words, **options: ride_duration(*words, cwd=tmp_path, **options)
+    "The command line as a process of its own, forked from one that has imported what it needs."
+    return lambda *words, **options: run_forked("command", *map(str, words), cwd=tmp_path, **options)
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +100,8 @@ def server(files: Path) -> Iterator[Mirror]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience of fractions of a second, so that a test of its end is short."""
+    from ride_duration.data import source
+
     monkeypatch.setattr(source, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(source, "SILENCE", 0.5)
     monkeypatch.setattr(source, "TRIES", TRIES)

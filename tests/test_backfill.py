@@ -17,7 +17,7 @@ from ride_duration.ops import ledger
 
 CHEAP = ("-p", "models=mean,seed", "-p", "model=seed")
 COMMAND = [sys.executable, "-m", "ride_duration"]
-MONTHS = ("report", "2023-02..2023-05", "--fleet", "demo", "-j", "2", *CHEAP)
+MONTHS = ("report", "2023-02..2023-04", "--fleet", "demo", "-j", "2", *CHEAP)
 KILLS = 20
 
 
@@ -62,7 +62,7 @@ def test_killed_twenty_times(tmp_path, home, monkeypatch):
         folder.mkdir()
     for _ in range(KILLS):
         process = start(*MONTHS, cwd=disturbed)
-        time.sleep(moments.uniform(0.2, 3))
+        time.sleep(moments.uniform(0.2, 2.5))
         others = family(process)
         also = moments.sample(others, min(len(others), moments.choice([0, 0, 1, 2])))
         for one in also:
@@ -76,15 +76,15 @@ def test_killed_twenty_times(tmp_path, home, monkeypatch):
     assert (undisturbed.communicate(timeout=120), undisturbed.returncode)[1] == 0
     assert contents(disturbed) == contents(calm)
     assert set(finished(home, monkeypatch).values()) == {1}, "no month is trained again after it succeeded"
-    assert len(finished(home, monkeypatch)) == 4
+    assert len(finished(home, monkeypatch)) == 3
 
 
 def test_two_at_once_do_each_month_once(tmp_path, home, monkeypatch):
-    both = [start(*MONTHS[:1], "2023-02..2023-04", *MONTHS[2:], cwd=tmp_path) for _ in range(2)]
+    both = [start(*MONTHS[:1], "2023-02..2023-03", *MONTHS[2:], cwd=tmp_path) for _ in range(2)]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert list(finished(home, monkeypatch).values()) == [1, 1, 1]
-    assert sorted(path.name for path in (tmp_path / "reports" / "demo").iterdir()) == ["2023-02", "2023-03", "2023-04"]
+    assert list(finished(home, monkeypatch).values()) == [1, 1]
+    assert sorted(path.name for path in (tmp_path / "reports" / "demo").iterdir()) == ["2023-02", "2023-03"]
 
 
 @pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])

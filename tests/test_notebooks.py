@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MIRROR, REPOSITORY
+from warm import run_forked
 
 NOTEBOOKS = sorted((REPOSITORY / "nbs").rglob("[!.]*.ipynb"))
 TOOLS = Path(sys.executable).parent
@@ -26,14 +27,19 @@ def test_runs_offline_on_the_demo_fleet(notebook: Path):
     ids=lambda path: str(path.relative_to(REPOSITORY / "nbs")),
 )
 def test_runs_on_real_months(notebook: Path, mirror: Path):
-    done = run_notebook(notebook, "--flags", "tlc", RIDE_DURATION_SOURCE=str(mirror))
+    done = run_notebook(notebook, "tlc", RIDE_DURATION_SOURCE=str(mirror))
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run_notebook(notebook: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [TOOLS / "nbdev_test", "--path", notebook, "--n_workers", "0", *options]
-    environment = {**os.environ, "MPLBACKEND": "agg", **environment}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
+def run_notebook(notebook: Path, flags: str = "", **environment: str) -> subprocess.CompletedProcess:
+    return run_forked("nbdev_test", str(notebook), flags, cwd=REPOSITORY, env={**os.environ, **environment}, timeout=600)
+
+
+def test_one_notebook_as_people_do():
+    "The command of CONTRIBUTING, from its very start."
+    command = [TOOLS / "nbdev_test", "--path", REPOSITORY / "nbs" / "data" / "00_month.ipynb"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "Success.\n"), done.stderr
 
 
 def test_cleaning_and_exporting_change_nothing(tmp_path: Path):

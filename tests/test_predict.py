@@ -1,12 +1,15 @@
 """Answers by the command line: one ride and a month, from models that training has kept."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ride_duration.model.bundle import load_bundle
+from ride_duration.ops.kept import keep_model
+from ride_duration.ops.training import train
 
 QUICK = ("--fleet", "demo")
 
@@ -14,33 +17,17 @@ QUICK = ("--fleet", "demo")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     "A home folder in which both boosted models of the demo city are kept."
-    import os
-    import subprocess
-    import sys
-
     home = tmp_path_factory.mktemp("kept")
-    settings = home / "quick.json"
-    settings.write_text(json.dumps({"trees": 40}))
-    command = [sys.executable, "-c", PROGRAM, str(settings)]
-    done = subprocess.run(command, env={**os.environ, "RIDE_DURATION_HOME": str(home)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIDE_DURATION_HOME", str(home))
+        candidate = train("2023-01", "2023-02", "demo", models="boosted,boosted_metered", settings={"trees": 20})
+        for name in candidate.models:
+            keep_model(candidate, name)
     return home
-
-
-PROGRAM = """
-import json, sys
-from ride_duration import train
-from ride_duration.ops.kept import keep_model
-candidate = train("2023-01", "2023-02", "demo", models="boosted,boosted_metered", settings=json.load(open(sys.argv[1])))
-for name in candidate.models:
-    keep_model(candidate, name)
-"""
 
 
 @pytest.fixture
 def ask(run, home):
-    import os
-
     return lambda *words: run(*words, env={**os.environ, "RIDE_DURATION_HOME": str(home)})
 
 

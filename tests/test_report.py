@@ -2,24 +2,36 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from conftest import kernels
+from warm import run_forked
 
 LADDER = "mean,pair_median,seed,course"  # quick to train: what is shown here does not depend on the model
 REPORT = ("report", "2023-02", "--fleet", "demo", "--force", "--no-track", "-p", f"models={LADDER}", "-p", "model=seed")
 
 
-@pytest.fixture
-def good(run, tmp_path: Path) -> dict[str, bytes]:
-    "A finished report, and what its files hold."
-    done = run(*REPORT)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "Where a report was made."
+    folder = tmp_path_factory.mktemp("made")
+    done = run_forked("command", *REPORT, cwd=folder, env={**os.environ, "RIDE_DURATION_HOME": str(folder / "home")})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "reports/demo/2023-02/train.html"
+    return folder
+
+
+@pytest.fixture
+def good(made: Path, tmp_path: Path) -> dict[str, bytes]:
+    "A finished report, and what its files hold."
+    shutil.copytree(made / "reports", tmp_path / "reports")
     return contents(tmp_path)
 
 
@@ -43,8 +55,8 @@ def test_what_it_leaves_behind(good, run, tmp_path):
     assert again.returncode == 0 and contents(tmp_path) == good, "a rerun is byte for byte the same"
 
 
-def test_a_failing_cell(good, run, tmp_path):
-    done = run(*REPORT, env={**os.environ, "MPLBACKEND": "nonsense"})
+def test_a_failing_cell(good, run_cold, tmp_path):
+    done = run_cold(*REPORT, env={**os.environ, "MPLBACKEND": "nonsense"})
     assert done.returncode == 40 and "cell 4 (from ride_duration" in done.stderr and "nonsense" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert_kept(good, tmp_path)
@@ -56,8 +68,9 @@ def test_a_time_out(good, run, tmp_path):
     assert_kept(good, tmp_path)
 
 
-def test_a_dead_kernel(good, tmp_path):
-    process, kernel = start_and_wait_for_kernel(tmp_path)
+@pytest.mark.parametrize("seconds", [0, 1.5], ids=["while it starts", "in a cell"])
+def test_a_dead_kernel(good, tmp_path, seconds):
+    process, kernel = start_and_wait_for_kernel(tmp_path, seconds)
     os.kill(kernel, signal.SIGKILL)
     assert (process.wait(30), "kernel died" in process.stderr.read()) == (41, True)
     assert_kept(good, tmp_path)
@@ -68,21 +81,22 @@ def test_an_interrupt(good, tmp_path, polite):
     process, kernel = start_and_wait_for_kernel(tmp_path)
     process.send_signal(polite)
     assert (process.wait(30), "stopped" in process.stderr.read()) == (130, True)
-    assert not Path(f"/proc/{kernel}").exists(), "no kernel is left behind"
+    until = time.monotonic() + 5
+    while psutil.pid_exists(kernel) and time.monotonic() < until:  # its grave may be dug a moment later
+        time.sleep(0.05)
+    assert not psutil.pid_exists(kernel), "no kernel is left behind"
     assert_kept(good, tmp_path)
 
 
-def start_and_wait_for_kernel(folder: Path) -> tuple[subprocess.Popen, int]:
-    "A report under way, and the process number of its kernel."
+def start_and_wait_for_kernel(folder: Path, seconds: float = 1.5) -> tuple[subprocess.Popen, int]:
+    "A report under way, and the process number of its kernel; after 1.5 seconds it is past its start, and inside a cell."
     command = [sys.executable, "-m", "ride_duration", *REPORT]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        kernels = [int(child) for child in children if b"ipykernel" in Path(f"/proc/{child}/cmdline").read_bytes()]
-        if kernels and (folder / "home").exists():
-            time.sleep(1.5)  # it is past its start, and inside a cell
-            return process, kernels[0]
+        if (begun := kernels(process.pid)) and (folder / "home").exists():
+            time.sleep(seconds)
+            return process, begun[0].pid
         time.sleep(0.05)
     raise AssertionError("the kernel never started")
 
@@ -102,7 +116,7 @@ def test_a_window_of_months(run, tmp_path):
 
 
 def test_real_months(run, mirror, tmp_path):
-    done = run("report", "2023-02", "--fleet", "green", "--source", mirror)
+    done = run("report", "2023-02", "--fleet", "green", "--source", mirror, "-p", "trees=20")
     page = (tmp_path / "reports" / "green" / "2023-02" / "train.html").read_text()
     assert done.returncode == 0 and "Manhattan → Manhattan" in page and "Synthetic" not in page
     assert str(mirror) not in page

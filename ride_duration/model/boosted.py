@@ -70,6 +70,7 @@ class RideRows(lgb.Sequence):
 
 # %% ../../nbs/model/12_boosted.ipynb #efb6d0a3
 SHORTEST_RIDE, LONGEST_RIDE = 1.0, 60.0  # minutes: a clean trip lies between
+_SAMPLED = 200_000  # rides LightGBM looks at to cut each feature into steps
 _FIXED = {"objective": "l2", "bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1}
 
 
@@ -130,6 +131,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         return _FIXED | {name: getattr(self, name) for name in names} | {"num_threads": self.threads}
 
     def _boost(self, rows: RideRows, usual: np.ndarray) -> float:  # RMSE on rides whose histories do not contain them
+        rows = rows[:] if len(rows) <= _SAMPLED else rows
         data = lgb.Dataset(rows, usual, feature_name=self.features_, params=self._parameters())
         booster = lgb.train(self._parameters(), data, self.trees, keep_training_booster=True)
         self.booster_ = lgb.Booster(model_str=booster.model_to_string())  # what a bundle holds, and nothing of the training data

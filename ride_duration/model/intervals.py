@@ -63,7 +63,7 @@ def held_out(
     stretch = day_stretches(trips["pickup_at"].to_numpy())
 
     def of(own: int) -> tuple[np.ndarray, np.ndarray]:
-        others = clone(model).set_params(**_QUICK).fit(trips[stretch != own], duration[stretch != own])
+        others = clone(model).set_params(**_QUICK | {"trees": min(model.trees, _QUICK["trees"])}).fit(trips[stretch != own], duration[stretch != own])
         rides = read_rides(trips[stretch == own], model.regime)
         rows = with_answer(others, others.matrix(rides))
         return rows, duration[stretch == own] / others.factor(rides) - rows[:, -1]
@@ -80,8 +80,9 @@ def with_answer(model: Boosted, matrix: np.ndarray) -> np.ndarray:  # the same r
 # %% ../../nbs/model/13_intervals.ipynb #64c4bbcb
 LEVEL = 0.8  # share of rides inside
 _TAIL = (1 - LEVEL) / 2
+_BOUND_TREES = 60
 _BOUND = {
-    "objective": "quantile", "num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 100, "num_iterations": 60,
+    "objective": "quantile", "num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 100,
     "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1, "num_threads": 1,
 }  # fmt: skip
 
@@ -89,10 +90,11 @@ _BOUND = {
 def fit_bounds(
     rows: np.ndarray,    # from `with_answer`
     errors: np.ndarray,  # actual minus predicted, minutes
+    trees: int = _BOUND_TREES,
 ) -> tuple[lgb.Booster, lgb.Booster]:  # of the lower and of the upper tenth of the errors
     "By how much rides fall short of the answer, and exceed it."
     data = lgb.Dataset(rows, errors, params=_BOUND, free_raw_data=False)
-    lower, upper = (lgb.train(_BOUND | {"alpha": alpha}, data) for alpha in (_TAIL, 1 - _TAIL))
+    lower, upper = (lgb.train(_BOUND | {"alpha": alpha}, data, trees) for alpha in (_TAIL, 1 - _TAIL))
     return lgb.Booster(model_str=lower.model_to_string()), lgb.Booster(model_str=upper.model_to_string())
 
 
@@ -129,7 +131,7 @@ class RangedBoosted(Boosted):
         plain = Boosted(**self.get_params())
         rows, errors, stretch = held_out(plain, trips, duration)
         parts = [stretch != own for own in range(STRETCHES)] + [np.full(len(errors), True)]  # the last makes the bounds that are kept
-        *bounds, self.bounds_ = at_once(lambda part: fit_bounds(rows[parts[part]], errors[parts[part]]), range(len(parts)), self.threads)
+        *bounds, self.bounds_ = at_once(lambda part: fit_bounds(rows[parts[part]], errors[parts[part]], min(self.trees, _BOUND_TREES)), range(len(parts)), self.threads)
         outside = [outside_by(bounds[own], rows[stretch == own], errors[stretch == own]) for own in range(STRETCHES)]
         self.margin_ = conformal_margin(np.concatenate(outside))
         return self

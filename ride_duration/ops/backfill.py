@@ -24,7 +24,7 @@ from ..data.source import fetch_month, source_address
 from ..errors import BadParameter, KernelDied, RideDurationError, RunInterrupted, error_from_name
 from .gate import Rules
 from .index import write_index
-from .reports import Limits, make_report, training_months
+from .reports import Limits, make_report, ready, training_months
 
 # %% ../../nbs/ops/25_backfill.ipynb #41a4bda7
 @dataclass(frozen=True)
@@ -91,10 +91,11 @@ def serve() -> None:
     "Make the reports that standard input asks for, until it ends."
     said, sys.stdout = sys.stdout, sys.stderr  # nobody else writes between our lines
     tasks: queue.Queue = queue.Queue()
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would read a grammar of addresses, which takes half a second
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever started us, who then tells us
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
-    with suppress(KeyboardInterrupt, RunInterrupted, BrokenPipeError):
+    with ready(), suppress(KeyboardInterrupt, RunInterrupted, BrokenPipeError):
         while (line := tasks.get()) is not None:
             task = json.loads(line)
             print(json.dumps(_answer(Work(**task["work"]), task["month"])), file=said, flush=True)

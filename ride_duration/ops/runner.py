@@ -30,6 +30,7 @@ import ride_duration
 from ..errors import BadParameter, CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut, error_from_name
 from ..files import remove_file, replacing
 from .memory import MemoryWatch
+from .nursery import at_hand
 
 # %% ../../nbs/ops/23_runner.ipynb #93e0250f
 def run_notebook_path(
@@ -85,6 +86,16 @@ class _OwnKernel(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(**get_kernel_dict())
 
+    async def _async_launch_kernel(self, command: list[str], **options) -> None:  # which jupyter_client lets a subclass do otherwise
+        if not (nursery := at_hand()):
+            return await super()._async_launch_kernel(command, **options)
+        there = self.provisioner
+        there.process = nursery.begin("ride_duration.ops.nursery:begin_kernel", self.connection_file, environment=options["env"], folder=options.get("cwd") or ".")
+        there.pid = there.pgid = there.process.pid
+        self._reconcile_connection_info(there.connection_info)
+
+    _launch_kernel = _async_launch_kernel
+
     async def start_kernel(self, **options):
         await super().start_kernel(**options | {"env": {**os.environ, **self.environment}})
         self.watch.begin(self.provisioner.pid)
@@ -125,7 +136,7 @@ def _why(error: BaseException, notebook: str, timeout: float | None, watch: Memo
         return _of_a_cell(error, notebook)
     if isinstance(error, CellTimeoutError):
         return RunTimedOut(f"{notebook}: not done after {timeout:g} seconds: give it more with --timeout, or fewer months")
-    if isinstance(error, DeadKernelError):
+    if isinstance(error, DeadKernelError) or str(error) == "Kernel died before replying to kernel_info":  # a RuntimeError, while it starts
         return _of_a_kernel(notebook, watch)
     if isinstance(error, KeyboardInterrupt):
         return RunInterrupted(f"{notebook}: stopped before it was done; nothing was replaced")

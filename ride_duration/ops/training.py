@@ -8,7 +8,6 @@ __all__ = ['Candidate', 'train', 'judged_candidate', 'with_one_month']
 # %% ../../nbs/ops/21_training.ipynb #29b1f5ce
 import importlib
 import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,10 +28,11 @@ from ..model.ladder import ONE_MONTH, Rung, choose_rungs
 from ..model.metrics import error_measures, interval_measures, root_mean_squared_error
 
 # %% ../../nbs/ops/21_training.ipynb #a1e0f31d
-def _versions() -> dict[str, str]:  # of the libraries whose arithmetic the figures rest on
+def _versions(models: Iterable[str]) -> dict[str, str]:  # of the libraries whose arithmetic the figures rest on
     names = ("numpy", "pandas", "pyarrow", "scipy", "sklearn")
-    loaded = [name for name in ("lightgbm", "holidays") if name in sys.modules]  # only where a model used them
-    return {name: importlib.import_module(name).__version__ for name in (*names, *loaded)}
+    rungs = choose_rungs(models)
+    used = {"lightgbm": any(rung.needs_zones for rung in rungs), "holidays": any("pickup_at" in rung.columns for rung in rungs)}
+    return {name: importlib.import_module(name).__version__ for name in (*names, *filter(used.get, used))}
 
 # %% ../../nbs/ops/21_training.ipynb #d582767f
 def _of_each_side(candidate: "Candidate", of: Callable[[Origin], object]) -> dict[str, object]:  # train and val -> something of theirs
@@ -56,7 +56,7 @@ def _what_came_of_it(candidate: "Candidate") -> dict:
     return {
         "models": {name: dict(score) for name, score in candidate.scores.items()},
         "inputs": [{"file": file.path.name, "rows": file.rows, "sha256": file.sha256} for file in files],
-        "versions": {"ride-duration": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"ride-duration": __version__, "python": platform.python_version(), **_versions(candidate.models)},
     }
 
 # %% ../../nbs/ops/21_training.ipynb #f7cce442
@@ -231,9 +231,10 @@ def with_one_month(
     model: str,            # of the ladder
     source: str | Path | None = None,
     all_pickups: bool = False,
+    settings: Mapping[str, object] | None = None,  # see `train`
 ) -> pd.DataFrame:  # the same trips, with a column `ladder.ONE_MONTH` where the candidate has learnt from several months
     "What the model would say had it learnt from the last training month alone."
     if len(candidate.train.months) == 1:
         return judged
-    alone = train(candidate.train.months[-1:], candidate.val.months[0], candidate.fleet, source, [model], all_pickups)
+    alone = train(candidate.train.months[-1:], candidate.val.months[0], candidate.fleet, source, [model], all_pickups, settings=settings)
     return judged.assign(**{ONE_MONTH: alone.judged[model].to_numpy()})
