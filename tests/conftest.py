@@ -5,16 +5,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from dask_cluster import Cluster, a_cluster
 from faulty_mirror import JANUARY, MARCH, TRIES, Mirror, relabelled
 from served import Service, make_bundles, register
-from warm import run_forked
+from warm import command, run_forked
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ.setdefault("RIDE_DURATION_DEMO_TRIPS", "6000")  # how things go together can be seen in a tenth of the demo city
@@ -55,14 +53,6 @@ def ride_duration(*words: str, cwd: Path | None = None, **options) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, **options)
 
 
-def kernels(number: int) -> list[psutil.Process]:
-    "What was forked for the notebooks of a process, oldest first: kernels, and later those that look at what was trained."
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process(number).children(recursive=True)
-        return [child for child in family if "ride_duration.ops.nursery" in " ".join(psutil.Process(child.ppid()).cmdline())]
-    return []
-
-
 @pytest.fixture
 def run_cold(tmp_path: Path):
     "The command line from its very start, for what is read or imported there."
@@ -72,7 +62,7 @@ def run_cold(tmp_path: Path):
 @pytest.fixture
 def run(tmp_path: Path):
     "The command line as a process of its own, forked from one that has imported what it needs."
-    return lambda *words, **options: run_forked("command", *map(str, words), cwd=tmp_path, **options)
+    return lambda *words, **options: run_forked(command, *map(str, words), cwd=tmp_path, **options)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, kernels
+from conftest import REPOSITORY
 from dask_cluster import Cluster, free_port, offspring, process, scheduler, wait_until, worker
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'ride-duration[dask]'")
@@ -29,7 +29,7 @@ def contents(reports: Path) -> dict[str, bytes]:
 def busy(*workers: subprocess.Popen) -> subprocess.Popen | None:
     "A worker with a kernel at work."
     for found in workers:
-        if kernels(found.pid):
+        if any("ipykernel" in " ".join(child.cmdline()) for child in offspring(found.pid) if child.is_running()):
             return found
     return None
 

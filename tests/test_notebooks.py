@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MIRROR, REPOSITORY
-from warm import run_forked
+from warm import nbdev_test, run_forked
 
 NOTEBOOKS = sorted((REPOSITORY / "nbs").rglob("[!.]*.ipynb"))
 TOOLS = Path(sys.executable).parent
@@ -32,7 +32,7 @@ def test_runs_on_real_months(notebook: Path, mirror: Path):
 
 
 def run_notebook(notebook: Path, flags: str = "", **environment: str) -> subprocess.CompletedProcess:
-    return run_forked("nbdev_test", str(notebook), flags, cwd=REPOSITORY, env={**os.environ, **environment}, timeout=600)
+    return run_forked(nbdev_test, str(notebook), flags, cwd=REPOSITORY, env={**os.environ, **environment}, timeout=600)
 
 
 def test_one_notebook_as_people_do():

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import kernels
-from warm import run_forked
+from warm import command, run_forked
 
 LADDER = "mean,pair_median,seed,course"  # quick to train: what is shown here does not depend on the model
 REPORT = ("report", "2023-02", "--fleet", "demo", "--force", "--no-track", "-p", f"models={LADDER}", "-p", "model=seed")
@@ -22,7 +21,7 @@ REPORT = ("report", "2023-02", "--fleet", "demo", "--force", "--no-track", "-p",
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "Where a report was made."
     folder = tmp_path_factory.mktemp("made")
-    done = run_forked("command", *REPORT, cwd=folder, env={**os.environ, "RIDE_DURATION_HOME": str(folder / "home")})
+    done = run_forked(command, *REPORT, cwd=folder, env={**os.environ, "RIDE_DURATION_HOME": str(folder / "home")})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "reports/demo/2023-02/train.html"
     return folder
@@ -94,9 +93,11 @@ def start_and_wait_for_kernel(folder: Path, seconds: float = 1.5) -> tuple[subpr
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        if (begun := kernels(process.pid)) and (folder / "home").exists():
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        kernels = [int(child) for child in children if b"ipykernel" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        if kernels and (folder / "home").exists():
             time.sleep(seconds)
-            return process, begun[0].pid
+            return process, kernels[0]
         time.sleep(0.05)
     raise AssertionError("the kernel never started")
 

@@ -13,6 +13,7 @@ from functools import wraps
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -27,13 +28,7 @@ from .metrics import by_borough_pair, by_distance, by_promise, by_rarity, covera
 BLUE = "#1f5f99"    # the model a page is about
 GREY = "#9aa5b1"    # what stands behind
 ORANGE = "#d9822b"  # what is set against it
-_GRID = {  # seaborn's "whitegrid", which need not be imported for it
-    "axes.grid": True, "axes.axisbelow": True, "axes.edgecolor": ".8", "grid.color": ".8", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.labelcolor": ".15", "text.color": ".15", "xtick.color": ".15", "ytick.color": ".15", "xtick.bottom": False, "ytick.left": False,
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
-    "lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True,
-}  # fmt: skip
-_STYLE = {"axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 9.5, "figure.dpi": 110} | _GRID
+_STYLE = {"axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 9.5, "figure.dpi": 110}
 _LOOK = {
     "mean": GREY, "pair_median": "#9ccba6", "pair_time": "#5aa469", "seed": ORANGE, "course": "#b08ac4", "boosted": BLUE, "boosted_metered": "#7aa6d1",
 }  # fmt: skip
@@ -43,7 +38,7 @@ def drawn(draw: Callable[..., Figure]) -> Callable[..., Figure]:  # its first ar
     "A picture in the manner of all others."
     @wraps(draw)
     def wrapper(*arguments, **options) -> Figure:
-        with plt.rc_context(_STYLE):
+        with sns.axes_style("whitegrid", {"axes.spines.right": False, "axes.spines.top": False}), plt.rc_context(_STYLE):
             figure = draw(*arguments, **options)
             figure.tight_layout()
             if arguments[0].attrs.get("synthetic"):
@@ -55,7 +50,7 @@ def drawn(draw: Callable[..., Figure]) -> Callable[..., Figure]:  # its first ar
 
 
 def _color(name: str) -> object:  # every model keeps its own, also one that is new on the ladder
-    return _LOOK.get(name) or plt.get_cmap("Set2").colors[sum(name.encode()) % 8]
+    return _LOOK.get(name) or sns.color_palette("husl", 8)[sum(name.encode()) % 8]
 
 
 def _rung(name: str) -> Rung:  # a report may be older than the ladder
@@ -80,8 +75,6 @@ def ladder_picture(
     rmse: pd.Series,  # model -> minutes on the validation month
 ) -> Figure:
     "RMSE of each rung on the validation month; metered rungs are hatched, for they know what nobody knows when booking."
-    import seaborn as sns
-
     rungs = [_rung(name) for name in rmse.index]
     labels, values = [rung.label for rung in rungs], rmse.tolist()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(rungs)))
@@ -162,8 +155,6 @@ def borough_picture(
     least: int = 30,      # trips; cells with fewer stay empty
 ) -> Figure:
     "RMSE of one model by borough of pickup and drop-off, with the number of trips in each cell."
-    import seaborn as sns
-
     start, stop = by_borough_pair(judged, names)
     squared = (judged[model] - judged["duration"]) ** 2
     cells = squared.groupby([start.to_numpy(), stop.to_numpy()]).agg(["mean", "size"])
@@ -209,8 +200,6 @@ def zone_error_picture(
     title: str = "Error by zone of pickup",
 ) -> Figure:
     "A map of the zones, darker where the error is larger."
-    import seaborn as sns
-
     shown = errors[errors.notna() & errors.index.isin(list(shapes))]
     if shown.empty:
         return nothing("No map: the source has no outlines of its zones." if not shapes else "No zone has rides enough to tell this month.")
@@ -237,8 +226,6 @@ def promise_picture(
     longest: float = 60,  # minutes shown on both axes
 ) -> Figure:
     "Predicted against actual minutes: how many trips fall where, and the mean of what came true for each promise."
-    import seaborn as sns
-
     figure, axes = plt.subplots(figsize=(5.6, 4.6))
     edges = np.arange(0, longest + 1)
     sns.histplot(x=judged[model].clip(0, longest), y=judged["duration"], bins=(edges, edges), cmap="Blues", cbar=True, ax=axes,

@@ -24,7 +24,7 @@ from ..data.source import fetch_month, source_address
 from ..errors import BadParameter, KernelDied, RideDurationError, RunInterrupted, error_from_name
 from .gate import Rules
 from .index import write_index
-from .reports import Limits, make_report, ready, training_months
+from .reports import Limits, make_report, training_months
 
 # %% ../../nbs/ops/25_backfill.ipynb #41a4bda7
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def serve() -> None:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever started us, who then tells us
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
-    with ready(), suppress(KeyboardInterrupt, RunInterrupted, BrokenPipeError):
+    with suppress(KeyboardInterrupt, RunInterrupted, BrokenPipeError):
         while (line := tasks.get()) is not None:
             task = json.loads(line)
             print(json.dumps(_answer(Work(**task["work"]), task["month"])), file=said, flush=True)

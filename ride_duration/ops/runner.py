@@ -30,7 +30,6 @@ import ride_duration
 from ..errors import BadParameter, CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut, error_from_name
 from ..files import remove_file, replacing
 from .memory import MemoryWatch
-from .nursery import at_hand
 
 # %% ../../nbs/ops/23_runner.ipynb #93e0250f
 def run_notebook_path(
@@ -85,16 +84,6 @@ class _OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(**get_kernel_dict())
-
-    async def _async_launch_kernel(self, command: list[str], **options) -> None:  # which jupyter_client lets a subclass do otherwise
-        if not (nursery := at_hand()):
-            return await super()._async_launch_kernel(command, **options)
-        there = self.provisioner
-        there.process = nursery.begin("ride_duration.ops.nursery:begin_kernel", self.connection_file, environment=options["env"], folder=options.get("cwd") or ".")
-        there.pid = there.pgid = there.process.pid
-        self._reconcile_connection_info(there.connection_info)
-
-    _launch_kernel = _async_launch_kernel
 
     async def start_kernel(self, **options):
         await super().start_kernel(**options | {"env": {**os.environ, **self.environment}})
