@@ -37,7 +37,7 @@ def headline(news: News) -> str:
     acts = dict.fromkeys(one.finding.action for one in news.reported if one.level == "act")
     watched, over = sum(one.level == "watch" for one in news.reported), len(news.ended)
     parts = [*acts, *([f"{watched} to watch"] if watched else []), *([f"{over} over"] if over else [])]
-    return f"{news.fleet} {news.window}: {', '.join(parts)}"
+    return f"{news.fleet} {news.window}: {', '.join(parts) or 'what was done'}"
 
 
 def _told(incident: Incident) -> str:

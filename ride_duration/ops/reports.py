@@ -96,9 +96,11 @@ def _import_meanwhile(names: Iterable[str]) -> None:
 
 def training_months(
     month: Month,  # the month to be judged on
-    window: int,   # how many months to learn from
+    window: int | Iterable[Month],  # how many months to learn from, or which
 ) -> list[Month]:
-    "The months just before `month`."
+    "The months just before `month`, or those that are named."
+    if not isinstance(window, int):
+        return sorted(set(window))
     if window < 1:
         raise BadParameter(f"--window must be 1 or more, not {window}: it is the number of months to learn from")
     return [parse_month(str(month - back)) for back in range(window, 0, -1)]
@@ -147,7 +149,7 @@ def _check(notebook: Path, ours: Mapping[str, str], given: Mapping[str, object])
 def plan_report(
     month: Month,              # the month to be judged on
     fleet: str = "green",
-    window: int = 1,           # months to learn from, just before it
+    window: int | Iterable[Month] = 1,  # how many months to learn from, just before it, or which
     source: str | Path | None = None,
     reports: Path = Path("reports"),
     parameters: Mapping[str, object] | None = None,  # further ones of the notebook, see `runner.check_parameters`
@@ -319,7 +321,7 @@ def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits
 def make_report(
     month: Month,              # the month to be judged on
     fleet: str = "green",
-    window: int = 1,           # months to learn from, just before it
+    window: int | Iterable[Month] = 1,  # how many months to learn from, just before it, or which
     source: str | Path | None = None,
     reports: Path = Path("reports"),
     parameters: Mapping[str, object] | None = None,  # further ones of the notebook, see `runner.check_parameters`
