@@ -20,13 +20,14 @@ from typing import Annotated, TextIO
 import typer
 
 from . import __version__
+from .cli_cycle import app as cycle_app
 from .cli_experiment import app as experiment_app
 from .cli_log import app as log_app
 from .cli_models import app as models_app
 from .cli_monitor import app as monitor_app
 from .cli_serve import app as serve_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
-from .terminal import AllowOverlap, AllPickups, Fleet, Json, Months, Source, Track, console, fetching
+from .terminal import AllPickups, AllowOverlap, Fleet, Json, Months, Source, Track, console, fetching, named
 
 # %% ../nbs/50_cli.ipynb #741b86a3
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.add_typer(log_app, name="log")
 app.add_typer(serve_app)
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(monitor_app)
+app.add_typer(cycle_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -172,14 +174,6 @@ def train(
         print(f"{name} is kept in {folder}")
 
 # %% ../nbs/50_cli.ipynb #d9473e5c
-def _named(parameters: list[str]) -> dict[str, str]:  # `name=value` apart
-    pairs = [text.partition("=") for text in parameters]
-    wrong = next((name for name, equals, _ in pairs if not equals), None)
-    if wrong:
-        raise BadParameter(f"write a parameter as NAME=VALUE, not {wrong!r}")
-    return {name.strip(): value for name, _, value in pairs}
-
-
 def _show_months(found: list) -> None:  # of `backfill.Done`: a row a month
     from rich.table import Table
 
@@ -302,7 +296,7 @@ def report(
     from ride_duration.ops.gate import read_rules
     from ride_duration.ops.memory import parse_memory
 
-    wanted, parameters = parse_months(" ".join(months)), _named(parameter or []) | ({"all_pickups": True} if all_pickups else {})
+    wanted, parameters = parse_months(" ".join(months)), named(parameter or []) | ({"all_pickups": True} if all_pickups else {})
     if "://" in reports and not cluster:
         raise BadParameter(f"reports can go to an address such as {reports} only with --cluster: name a folder")
     limit, judged_by = parse_memory(memory) if memory else None, asdict(read_rules(rules)) if rules else None

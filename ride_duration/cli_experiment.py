@@ -7,7 +7,6 @@ __all__ = ['app', 'Why', 'start', 'stop', 'status']
 
 # %% ../nbs/43_cli_experiment.ipynb #b30f87e5
 import json
-from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -91,17 +90,6 @@ def _chosen(fleet: str, regime: str, number: int | None) -> object | None:  # of
     return found[-1] if found else None
 
 
-def _judged(experiment: object, log: str | None, measure: str) -> object:  # of `verdict.Verdict`
-    from ride_duration.ops.prediction_log import open_log
-    from ride_duration.serve.tally import COLUMNS
-    from ride_duration.serve.verdict import verdict
-
-    clocks = timedelta(hours=1)  # those of two machines may differ
-    with open_log(log, create=False) as answers:
-        until = experiment.stopped_at and experiment.stopped_at + clocks
-        return verdict(experiment, answers.read(experiment.started_at - clocks, until, columns=COLUMNS, experiment=experiment.id), measure)
-
-
 @app.command()
 def status(
     fleet: Fleet = "green",
@@ -113,13 +101,14 @@ def status(
 ) -> None:
     """What is compared, what completed rides say of it so far, and what to do. Look as often as you like."""
     from ride_duration.serve.experiment import why_over
+    from ride_duration.serve.trial import judged
 
     found, verdict, trouble = _chosen(fleet, _regime(metered), number), None, None
     if found is None:
         print("null" if as_json else f"{fleet} taxis ({_regime(metered)}) never had an experiment: ride-duration experiment start --challenger VERSION --shadow begins one")
         return
     try:
-        verdict = _judged(found, log, "squared" if rmse else "absolute")
+        verdict = judged(found, log, "squared" if rmse else "absolute")
     except RideDurationError as error:
         trouble = error
     if as_json:

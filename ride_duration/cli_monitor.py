@@ -7,10 +7,7 @@ __all__ = ['app', 'Metered', 'Rules', 'Deliver', 'monitor', 'findings']
 
 # %% ../nbs/45_cli_monitor.ipynb #007681e4
 import json
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,31 +15,13 @@ import typer
 
 from .cli_log import Log, length_of_time
 from .errors import AttentionNeeded, BadParameter, RideDurationError
-from .terminal import Fleet, Json, Source, console, fetching
+from .terminal import Fleet, Json, Source, console, fetching, speaking_json
 
 # %% ../nbs/45_cli_monitor.ipynb #b9502cef
 app = typer.Typer()
 Metered = Annotated[bool, typer.Option("--metered", help="The model that knows the length of the way, not the booking one.")]
 
 # %% ../nbs/45_cli_monitor.ipynb #4750ddbc
-@contextmanager
-def _speaking_json() -> Iterator[None]:  # on stderr, where nobody sits before it
-    logger, handler = logging.getLogger("ride_duration.findings"), logging.StreamHandler()
-    if sys.stderr.isatty():
-        yield
-        return
-    level, passes_on = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = passes_on
-
-
 def _told(tellings: list) -> dict:  # of `delivery.Telling`, for machines
     if not tellings:
         return {}
@@ -190,7 +169,7 @@ def monitor(
     """
     if bool(months) == live:
         raise BadParameter("name a month, such as 2023-02, or say --live for the last hours, and not both")
-    with _speaking_json():
+    with speaking_json():
         if live:
             return _live(fleet, metered, bundle, log, window, windows, rules, deliver, as_json)
         _months(months, fleet, rules, deliver, as_json, source, {"metered": metered, "bundle": bundle, "reports": reports, "force": force, "seconds": timeout})

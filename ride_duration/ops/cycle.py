@@ -37,7 +37,7 @@ class Trial(Protocol):
     def start(self, version: int) -> Mapping[str, object]:
         "Begin, or go on with one of the same version."
 
-    def judge(self) -> tuple[str, str]:  # promote, go on or stop; and why, in a sentence
+    def judge(self, version: int) -> tuple[str, str]:  # promote, go on or stop; and why, in a sentence
         "What completed rides say so far."
 
 
@@ -208,7 +208,7 @@ def _try(loop: Loop, cycle: Cycle, version: int) -> Mapping | None:  # None: the
     if loop.trial is None or loop.policy.trial == "none":
         return {"action": "promote", "says": "no trial was asked for"}
     journal.step(cycle, "trial begins", lambda: loop.trial.start(version))
-    action, says = loop.trial.judge()
+    action, says = loop.trial.judge(version)
     return None if action == "go on" else journal.step(cycle, "trial", lambda: {"action": action, "says": says})
 
 # %% ../../nbs/ops/35_cycle.ipynb #40161a89
