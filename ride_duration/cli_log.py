@@ -30,10 +30,10 @@ Log = Annotated[
 # %% ../nbs/42_cli_log.ipynb #7dae84bf
 def length_of_time(text: str) -> timedelta:
     "What `90d` means."
-    found = re.fullmatch(r"(\d{1,7})([dhm])", text.strip())
+    found = re.fullmatch(r"(\d{1,7})([dhms])", text.strip())
     if not found:
-        raise BadParameter(f"{text!r} is no length of time: write it as 90d, 12h or 30m")
-    return int(found[1]) * {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}[found[2]]
+        raise BadParameter(f"{text!r} is no length of time: write it as 90d, 12h, 30m or 10s")
+    return int(found[1]) * {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}[found[2]]
 
 
 def day_of(

@@ -408,7 +408,7 @@ def test_the_commands(log: PredictionLog, url: str, tmp_path: Path) -> None:
     assert [ride["completed_minutes"] for ride in json.loads(said("show", "ride 1", "--json"))] == [40.0]
     assert said("export", "--since", "2026-11-01", "--out", tmp_path / "out") == f"{tmp_path}/out/day=2026-11-24/answers.parquet: 3 answers, 1 completed\n"
     assert json.loads(said("prune", "--keep", "36500d", "--json"))["answers"] == 0
-    with pytest.raises(BadParameter, match="'ninety days' is no length of time: write it as 90d, 12h or 30m"):
+    with pytest.raises(BadParameter, match="'ninety days' is no length of time: write it as 90d, 12h, 30m or 10s"):
         said("prune", "--keep", "ninety days")
 
 
