@@ -29,7 +29,7 @@ from .survey import survey_month
 from .verdict import calmed, set_errors_aside, verdict, what_to_do
 
 # %% ../../nbs/ops/30_monitoring.ipynb #e601c54b
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Monitored:
     "A month, judged."
 
@@ -69,6 +69,11 @@ class Monitored:
             return "nothing was found"
         promised = f", where {figures['promised_rmse']:.2f} were promised" if figures["promised_rmse"] else ""
         return f"trips are like those that {self.name} has learnt from, and it is off by {figures['rmse']:.2f} minutes (RMSE) over {figures['trips']:,} rides{promised}"
+
+    def __str__(self) -> str:  # where a page is not read as HTML; without paths and instants, so that a rerun gives the same notebook
+        return "\n".join([f"{self.fleet} {self.month}: {self.verdict}", *(f"  {finding}" for finding in self.findings)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return _as_html(self)
