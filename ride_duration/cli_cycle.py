@@ -222,11 +222,12 @@ def undo(
     """Hold the champion against the one it replaced, on the rides that have ended since, and roll it back where it is clearly worse."""
     from ride_duration.data.month import parse_fleet
     from ride_duration.ops.prediction_log import open_log
-    from ride_duration.ops.undo import compare_champion, undo_if_worse
+    from ride_duration.ops.undo import compare_champion, undo_if_worse, watched
 
-    fleet, regime = parse_fleet(fleet), "metered" if metered else "booking"
-    with open_log(log, create=False) as opened:
-        found, event = (compare_champion(opened, fleet, regime), None) if dry_run else undo_if_worse(opened, fleet, regime)
+    fleet, regime, found, event = parse_fleet(fleet), "metered" if metered else "booking", None, None
+    if watched(fleet, regime):
+        with open_log(log, create=False) as opened:
+            found, event = (compare_champion(opened, fleet, regime), None) if dry_run else undo_if_worse(opened, fleet, regime)
     if as_json:
         return print(json.dumps({"comparison": found and vars(found), "rolled_back": event and vars(event)}, indent=1))
     print("there is no earlier champion to compare with, or it was rolled back to already" if found is None else f"{found}" + (f"\n{event}" if event else f"\nit would be rolled back: {found.why}" if found.why else ": it stays"))

@@ -478,3 +478,63 @@ def test_the_dashboard_is_one():
     [provider] = yaml.safe_load((DEPLOY / "grafana" / "provisioning" / "dashboards" / "ride_duration.yml").read_text())["providers"]
     mounted = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]["grafana"]["volumes"]
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in mounted
+
+
+# --- the loop, by a scheduler ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def srv(tmp_path: Path) -> Path:
+    "Where the examples expect an installation."
+    folder = tmp_path / "ride-duration"
+    (folder / "home").mkdir(parents=True)
+    (folder / "venv").symlink_to(Path(sys.prefix))
+    return folder
+
+
+def example(srv: Path, name: str) -> str:
+    return (DEPLOY / "loop" / name).read_text().replace("/srv/ride-duration", str(srv))
+
+
+def in_a_bare_environment(srv: Path, command: str, **more: str) -> subprocess.CompletedProcess:
+    environment = {"PATH": f"{srv / 'venv' / 'bin'}:/usr/bin:/bin", "RIDE_DURATION_HOME": str(srv / "home"), "HOME": str(srv), **more}
+    return subprocess.run(["/bin/sh", "-c", command], cwd=srv, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_cron_mails_what_went_wrong_and_nothing_else(srv: Path):
+    lines = [line for line in example(srv, "crontab").splitlines() if line and line[0] in "0123456789*"]
+    cycle, undo = (line.split(maxsplit=5)[5] for line in lines)
+    assert "name the first one with --month" in in_a_bare_environment(srv, cycle).stdout
+    assert in_a_bare_environment(srv, undo).stdout == "", "there is nothing to undo, and no rides were ever logged"
+    assert "there is no earlier champion" in (srv / "undo.log").read_text()
+    seen = in_a_bare_environment(srv, "ride-duration hold --why test && ride-duration cycles")
+    assert (seen.returncode, seen.stderr) == (0, ""), "the same environment serves every command"
+
+
+def test_systemd_understands_its_units(srv: Path, tmp_path: Path):
+    analyze = program("systemd-analyze", "apt-get install systemd")
+    for name in ("ride-duration-cycle.service", "ride-duration-cycle.timer", "ride-duration-watch.service"):
+        (tmp_path / name).write_text(example(srv, name).replace("User=ride-duration", "User=root"))
+    for name in ("ride-duration-cycle.timer", "ride-duration-watch.service"):
+        done = subprocess.run([analyze, "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True)
+        assert "ride-duration" not in done.stderr, done.stderr
+    ran(analyze, "calendar", "*-*-* 06:17:00")
+    wrong = tmp_path / "ride-duration-wrong.service"
+    wrong.write_text("[Service]\nExecStart=ride-duration\nRestartSec=soon\n")
+    assert "wrong" in subprocess.run([analyze, "verify", "--man=no", str(wrong)], capture_output=True, text=True).stderr, "it would have said so"
+
+
+def test_a_runner_of_your_own_sees_to_the_month(srv: Path):
+    workflow = yaml.safe_load(example(srv, "github-workflow.yml"))
+    [step] = workflow["jobs"]["cycle"]["steps"]
+    command = step["run"].replace("--wait 3600", "--wait 1")
+    assert "name the first one with --month" in in_a_bare_environment(srv, command, MONTH="").stderr
+    asked = in_a_bare_environment(srv, command, MONTH="2023-13; touch broken")
+    assert asked.returncode == 11 and not (srv / "broken").exists(), "what is typed into a form is no command"
+
+
+def test_airflow_runs_the_same_command(srv: Path):
+    source = example(srv, "airflow_dag.py")
+    compile(source, "airflow_dag.py", "exec")
+    [command] = re.findall(r'bash_command="(.*)"', source)
+    assert "name the first one with --month" in in_a_bare_environment(srv, command).stderr

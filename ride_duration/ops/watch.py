@@ -22,7 +22,7 @@ from .cycle import Loop, next_month, run_cycle
 from .delivery import announce, deliver
 from .hold import held
 from .prediction_log import open_log
-from .undo import UndoRules, undo_if_worse
+from .undo import UndoRules, undo_if_worse, watched
 
 # %% ../../nbs/ops/36_watch.ipynb #10bbf973
 @dataclass(frozen=True)
@@ -138,10 +138,12 @@ def check_champion(
     rules: UndoRules = UNDO,
 ) -> str | None:      # what was undone and why
     "Roll a champion back that is clearly worse than the one before, and tell it."
+    if watched(loop.fleet, loop.regime) is None:
+        return None
     try:
         with open_log(log, create=False) as opened:
             _, undone = undo_if_worse(opened, loop.fleet, loop.regime, rules)
-    except LogUnavailable:
+    except LogUnavailable:  # a service that cannot reach it says so; we look again soon
         return None
     if undone is None:
         return None
