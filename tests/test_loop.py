@@ -201,6 +201,8 @@ def test_the_whole_story(world: World, chat: tuple[str, list[str]]):
             until(lambda: watcher.heard("undone", "version 4 was rolled back, version 3 answers again"), "it was undone")
             until(lambda: service.ask("/model")[1]["version"] == "3", "the good model answers again")
             _look_at_metrics(watcher)
+            assert world.run("hold", "--why", "enough for today")[0] == 0
+            until(lambda: "enough for today" in (service.ask("/status", headers={"Accept": "application/json"})[1]["held"] or ""), "the status says who holds it")
         finally:
             assert watcher.stop() == 0
             traffic.over.set()

@@ -10,10 +10,13 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from ..errors import RideDurationError
+from ..ops.hold import held
 from ..ops.log_database import LogDatabase
 from ..ops.prediction_log import PredictionLog
 from ..ops.pulse import Pulse
@@ -32,7 +35,7 @@ class Live:
 
     def __init__(self, desk: Desk, every: float = 10.0):  # seconds
         database = desk.answering.writer.log.database
-        self.desk, self.every, self.seen, self.until, self.unread = desk, every, {}, None, False
+        self.desk, self.every, self.seen, self.until, self.unread, self.held = desk, every, {}, None, False, None
         self.pulse = Pulse(PredictionLog(LogDatabase(database.url, 2.0, checkpoints=False)), desk.answering.models.fleet)
         self._due, self._task = float("-inf"), None
 
@@ -46,7 +49,7 @@ class Live:
             self._task = asyncio.ensure_future(asyncio.to_thread(self._count))
         await asyncio.wait([self._task], timeout=_WAIT)
         models = self.desk.answering.models
-        return Status(models.fleet, models.current.models, tuple(await not_ready(self.desk)), tuple(models.troubles), self.seen, self.until, self.unread)
+        return Status(models.fleet, models.current.models, tuple(await not_ready(self.desk)), tuple(models.troubles), self.seen, self.until, self.unread, self.held)
 
     async def metrics(self) -> bytes:
         "What Prometheus reads, beside what is counted."
@@ -61,6 +64,8 @@ class Live:
             if not self.unread:
                 _log.error("the prediction log cannot be read", extra={"event": "log_unread", "reason": str(error)})
             self.unread = True
+        with suppress(RideDurationError):  # a switch that cannot be read is said by whoever promotes
+            self.held = (found := held(self.desk.answering.models.fleet)) and str(found)
 
 # %% ../../nbs/serve/38_live.ipynb #01a489e9
 def wants_json(accept: str) -> bool:  # the header

@@ -67,6 +67,7 @@ class Status:
     seen: Mapping[str, Seen]                      # by regime; empty until the log has been read
     until: datetime | None                        # what was answered before is counted; UTC
     unread: bool                                  # could the log not be read the last time?
+    held: str | None = None                       # who has stopped promotions, since when and why
 
     @property
     def findings(self) -> list[Finding]:
@@ -122,6 +123,7 @@ def status_dict(status: Status) -> dict:
         "counted_until": status.until and status.until.isoformat(timespec="seconds"),
         "models": [_about_model(place, deployed) for place, deployed in status.deployed.items()],
         "refused": [{"regime": regime, "variant": variant} for regime, variant in status.refused],
+        "held": status.held,
         "regimes": {regime: {"windows": {name: _about_window(window) for name, window in seen.windows.items()}, "moved": dict(seen.moved)} for regime, seen in status.seen.items()},
         "findings": [finding.to_dict() for finding in status.findings],
     }  # fmt: skip

@@ -109,6 +109,10 @@ def _models(status: Status) -> Iterator[str]:
         yield f"<li>{escape(f'{regime}, {variant}: {deployed.name} version {deployed.version}, learnt from {learnt}{since}{trouble}')}</li>"
 
 
+def _held(status: Status) -> str:
+    return f"<li>No model is promoted now: {escape(status.held)}</li>" if status.held else ""
+
+
 def status_page(status: Status) -> str:
     "How the service does, for people."
     made_up = " This fleet is made up." if any(deployed.model.manifest.get("synthetic") for deployed in status.deployed.values()) else ""
@@ -119,6 +123,6 @@ def status_page(status: Status) -> str:
         f'<title>{_SIGNS[status.colour]} {escape(status.fleet)} at ride_duration</title><link rel="stylesheet" href="page/status.css"></head><body><main>'
         f'<h1 class={status.colour}><span aria-hidden=true>{_SIGNS[status.colour]}</span> {escape(status.says)}</h1>'
         f'<p class=quiet>The {escape(status.fleet)} fleet. {until} The page looks again every half minute.{made_up}</p>{_found(status)}{regimes}'
-        f'<h2>Who answers</h2><ul class=plain>{"".join(_models(status))}</ul>'
+        f'<h2>Who answers</h2><ul class=plain>{"".join(_models(status))}{_held(status)}</ul>'
         '<p class=quiet><a href=".">Ask for a ride</a> · <a href="docs">what programs can ask</a> · <a href="metrics">metrics</a> · as JSON: <code>Accept: application/json</code></p></main></body></html>'
     )  # fmt: skip
