@@ -116,7 +116,7 @@ def _findings(loop: Loop, month: str) -> list[dict]:  # that the monitor told
 def _what_came(loop: Loop, cycle: Cycle) -> dict:
     fetched, watched, trained = (cycle.steps.get(name, {}) for name in ("fetch", "monitor", "train"))
     return {
-        "month": cycle.month, "rows": fetched.get("rows"), "refused": fetched.get("refused"), "verdict": watched.get("verdict"), "action": watched.get("action"),
+        "month": cycle.month, **{name: fetched.get(name) for name in ("rows", "refused", "file", "sha256")}, "verdict": watched.get("verdict"), "action": watched.get("action"),
         "findings": _findings(loop, cycle.month), "why": cycle.steps["choose"]["why"], "trained": trained.get("train"),
         "version": cycle.steps.get("register", {}).get("version"), "promoted": cycle.steps.get("promote", {}).get("champion") is not None, "outcome": cycle.outcome,
     }  # fmt: skip
@@ -135,15 +135,30 @@ def _over_all(judged: Sequence[tuple[Mapping[str, Score], Mapping[str, str]]]) -
     return {way: {**score.summary(), "regret": round(regret(score, ways["best"]), 6)} for way, score in ways.items()}
 
 
-def _summary(loop: Loop, months: Sequence[Month], rows: list[dict], models: Mapping[str, RideModel], overall: dict) -> dict:
+def _summary(loop: Loop, months: Sequence[Month], rows: list[dict], models: Mapping[str, RideModel], overall: dict) -> dict:  # `overall`: see `_over_all`
     trainings = {"loop": sum(row["trained"] is not None for row in rows), "always": len(models), "never": min(1, len(models))}
     regretted = overall["loop"]["regret"] if overall else None
     kept = {"regret": regretted is not None and regretted <= REGRET_AT_MOST, "trainings": trainings["loop"] <= TRAININGS_AT_MOST * trainings["always"]}
-    return {
+    found = {
         "fleet": loop.fleet, "regime": loop.regime, "synthetic": loop.fleet == "demo", "months": [str(month) for month in months], "policy": asdict(loop.policy), "rules": asdict(loop.rules),
         "trees": loop.parameters["trees"], "rows": rows, "overall": overall, "trainings": trainings, "promotions": sum(row["promoted"] for row in rows),
         "at_most": {"regret": REGRET_AT_MOST, "trainings": TRAININGS_AT_MOST}, "kept": kept, "models": {made: list(model.manifest["train"]) for made, model in models.items()},
     }  # fmt: skip
+    return {"verdict": _verdict(found), **found}
+
+
+def _verdict(found: Mapping) -> str:
+    trained = "{loop} trainings, where always retraining needs {always}".format(**found["trainings"])
+    if not found["overall"]:
+        return f"In none of these months a champion answered, after {trained}: there is nothing to compare."
+    answered, loop = [row["month"] for row in found["rows"] if row["scores"]], found["overall"]["loop"]
+    asked = (("regret", f"the regret is above the {REGRET_AT_MOST:.0%} that is asked"), ("trainings", "that is more than half as many, which is what is asked"))
+    broken = [says for name, says in asked if not found["kept"][name]]
+    kept = f"both are within what is asked (at most {REGRET_AT_MOST:.0%}, and at most half as many)"
+    return (
+        f"From {answered[0]} to {answered[-1]} the loop was off by {loop['rmse']:.2f} minutes (RMSE) over {loop['rides']:,} rides, {loop['regret']:.2%} more than the best choice in hindsight, "
+        f"after {trained}: {', and '.join(broken) or kept}."
+    )
 
 # %% ../../nbs/ops/38_replay.ipynb #47c889c2
 def replay(
