@@ -25,6 +25,7 @@ from .cli_experiment import app as experiment_app
 from .cli_log import app as log_app
 from .cli_models import app as models_app
 from .cli_monitor import app as monitor_app
+from .cli_replay import app as replay_app
 from .cli_serve import app as serve_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
 from .terminal import AllPickups, AllowOverlap, Fleet, Json, Months, Source, Track, console, fetching, named
@@ -43,6 +44,7 @@ app.add_typer(serve_app)
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(monitor_app)
 app.add_typer(cycle_app)
+app.add_typer(replay_app)
 
 
 @app.callback(invoke_without_command=True)
