@@ -65,7 +65,7 @@ def check_pages(
     finally:
         opened.set_progress_handler(None, 0)
     if found != "ok":
-        raise BrokenDatabase(f"pages of it are damaged ({' '.join(found.split())[:100]})")
+        raise BrokenDatabase(f"pages of it are damaged ({' '.join(found.replace(':', ',').split())[:100]}): restore it from a copy, or move it aside and a new one begins empty")
     return True
 
 # %% ../../nbs/ops/34_untouched.ipynb #70f2e16a

@@ -63,7 +63,7 @@ def _look(look: Look, found: list[Seen]) -> None:
 def examine(
     name: str,
     look: Look,
-    seconds: float = 10.0,  # it may take
+    seconds: float = 30.0,  # it may take; a busy machine takes a while to import MLflow
 ) -> list[Check]:           # in the order they were found; at least one
     "Look at one thing."
     found: list[Seen] = []

@@ -44,7 +44,7 @@ def examined(
     source: str | None = None,
     log: str | None = None,
     port: int = 8000,
-    seconds: float = 10.0,  # each look may take
+    seconds: float = 30.0,  # each look may take
 ) -> Iterator[Check]:
     "One line after the other, as it is found."
     for name, look in looks(parse_fleet(fleet), source, log, port).items():

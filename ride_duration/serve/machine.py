@@ -134,8 +134,8 @@ def look_at_clock(newest: Mapping[str, datetime]) -> Iterator[Seen]:
         yield Seen(OK, f"it is {now:%Y-%m-%d %H:%M} UTC, {now.astimezone(city):%H:%M} in New York, after everything that was written here")
 
 # %% ../../nbs/serve/41_machine.ipynb #6e57571a
-def _ask(host: str, port: int, path: str) -> tuple[int, dict]:  # status, and what was said; empty where it was no JSON
-    connection = http.client.HTTPConnection(host, port, timeout=2)
+def _ask(host: str, port: int, path: str, seconds: float) -> tuple[int, dict]:  # status, and what was said; empty where it was no JSON
+    connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -164,11 +164,11 @@ def look_at_port(host: str = "127.0.0.1", port: int = 8000) -> Iterator[Seen]:
     if _is_free(host, port):
         yield Seen(OK, f"{host}:{port} is free for the service")
         return
-    ours = _ask(host, port, "/openapi.json")[1].get("info", {})
+    ours = _ask(host, port, "/openapi.json", 2)[1].get("info", {})
     if not isinstance(ours, dict) or ours.get("title") != "ride_duration":
         yield Seen(WARNING, f"something else listens at {host}:{port}", "end it, or choose another port with ride-duration serve --port")
         return
-    status, said = _ask(host, port, "/health/ready")
+    status, said = _ask(host, port, "/health/ready", 7)  # it may wait for its log
     if status == 200:
         yield Seen(OK, f"our service {ours.get('version')} answers at {host}:{port}, and is ready")
     else:
@@ -176,7 +176,7 @@ def look_at_port(host: str = "127.0.0.1", port: int = 8000) -> Iterator[Seen]:
         yield Seen(BROKEN, f"our service answers at {host}:{port}, and is not ready ({reason})", "see its log, and the other lines here")
 
 # %% ../../nbs/serve/41_machine.ipynb #d0ef8c45
-_NAMES = ("HOME", "SOURCE", "DEMO_TRIPS", "LOG", "RUNBOOK", "WEBHOOK", "SMTP_URL", "MAIL_TO", "MAIL_FROM")  # after RIDE_DURATION_
+_NAMES = ("HOME", "SOURCE", "DEMO_TRIPS", "LOG", "RUNBOOK", "WEBHOOK", "SMTP_URL", "MAIL_TO", "MAIL_FROM", "KEY")  # after RIDE_DURATION_
 _OTHERS = ("FLEET", "TRAIN", "VAL", "HOME_FOLDER", "IMAGE", "HANDOVER", "WATCH", "PORT")  # of the composition, and between our own processes
 
 
@@ -203,7 +203,8 @@ def look_at_environment() -> Iterator[Seen]:
         try:
             check()
         except RideDurationError as error:
-            troubles.append(from_error(error))
+            seen = from_error(error)
+            troubles.append(seen if seen.repair else seen._replace(repair="correct it, or take the variable away"))
     yield from troubles
     if not troubles:
         yield Seen(OK, f"{', '.join(ours)} can be understood" if ours else "no RIDE_DURATION_ variable is set")

@@ -50,10 +50,9 @@ _STORY = (
     Point(3, "data to deployment, traced back", proofs.data_to_deployment),
     Point(3, "A/B testing", proofs.ab_test),
     Point(3, "model monitoring", proofs.monitoring),
-    Point(4, "watching and deciding by itself", loop_proofs.automatic_decision),
     Point(4, "automatic retraining and deployment", loop_proofs.automatic_retraining),
     Point(4, "automatic undo", loop_proofs.automatic_undo),
-    Point(4, "a loop that runs by itself", loop_proofs.watching),
+    Point(4, "month after month by itself", loop_proofs.watching),
     Point(4, "a person can stop it", loop_proofs.stop_switch),
 )
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TREES', 'FEW', 'FIRST', 'SECOND', 'DAMAGED', 'RIDES', 'versions', 'champion', 'by_hand', 'training_pipeline',
-           'experiment_tracking', 'model_registry', 'swap', 'deployment', 'operational_metrics', 'data_to_deployment',
-           'ab_test', 'monitoring']
+           'experiment_tracking', 'model_registry', 'service_of', 'swap', 'deployment', 'operational_metrics',
+           'data_to_deployment', 'ab_test', 'monitoring']
 
 # %% ../../nbs/serve/45_proofs.ipynb #8bfe4c10
 import json
@@ -91,7 +91,8 @@ def model_registry(witness: Witness) -> str:
     return f"version {first} of {name} was promoted on the gate's evidence, version {weak['weak']} refused without any ({refused.last.partition(': ')[2][:60]}…), forced, and rolled back"
 
 # %% ../../nbs/serve/45_proofs.ipynb #41ef9147
-def _served(witness: Witness) -> Served:
+def service_of(witness: Witness) -> Served:
+    "The service that runs on the stage; begun where there is none yet."
     if witness.stage.service is None:
         witness.stage.service = Served(witness)
     return witness.stage.service
@@ -99,7 +100,7 @@ def _served(witness: Witness) -> Served:
 
 def swap(witness: Witness, version: int, *words: object) -> Traffic:
     "Do what should make a version answer, under traffic; raises `Unproven` where it does not, or where a request fails."
-    with Traffic(_served(witness)) as traffic:
+    with Traffic(service_of(witness)) as traffic:
         time.sleep(0.3)
         witness.demo(*words)
         came = traffic.wait_for(str(version))
@@ -120,7 +121,7 @@ def deployment(witness: Witness) -> str:
 
 def operational_metrics(witness: Witness) -> str:
     "Prometheus can read how the service does."
-    with _served(witness).asking() as ask:
+    with service_of(witness).asking() as ask:
         ask("/predict", dict(RIDE))
         status, text = ask("/metrics")
     witness.note(str(text))
@@ -148,7 +149,7 @@ def data_to_deployment(witness: Witness) -> str:
     witness.require(made["decision"] and made["decision"]["passed"], f"the gate has not let version {made['version']} pass: {made['decision'] and made['decision']['headline']}")
     traffic = swap(witness, made["version"], "promote", made["version"])
     witness.stage.facts["good"] = made["version"]
-    with _served(witness).asking() as ask:
+    with service_of(witness).asking() as ask:
         answer, model = ask("/predict", dict(RIDE))[1], ask("/model")[1]
     witness.note(json.dumps({"answer": answer, "model": model, "version": made, "fetched": fetched}, indent=1))
     witness.require(answer["model"]["version"] == str(made["version"]) and model["train"] == made["train"], "the answer does not lead to the version that was trained")
@@ -165,7 +166,7 @@ def ab_test(witness: Witness) -> str:
     "Rides are split between two models, completed, and compared."
     facts = witness.stage.facts
     witness.require("weak" in facts and "good" in facts, "there are no two versions to compare")
-    served = _served(witness)
+    served = service_of(witness)
     witness.demo("experiment", "start", "--challenger", facts["weak"], "--share", "0.5", "--why", "to see them side by side")
     try:
         arms = _split_rides(witness, served)

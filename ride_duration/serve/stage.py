@@ -77,6 +77,7 @@ class Stage:
     folder: Path
     fleet: str = "demo"
     service: "Served | None" = None                      # that runs on it
+    running: list = field(default_factory=list)          # what else does: to be ended by `stop`
     facts: dict[str, object] = field(default_factory=dict)  # what one proof has found and the next one needs
     numbers: Counter = field(default_factory=Counter)    # of evidence, by name
 
@@ -93,9 +94,10 @@ class Stage:
         return str(path.relative_to(self.folder))
 
     def close(self) -> None:
-        if self.service:
-            self.service.stop()
-            self.service = None
+        "End what runs on it."
+        for one in [*self.running, *([self.service] if self.service else [])]:
+            one.stop()
+        self.running, self.service = [], None
 
 # %% ../../nbs/serve/43_stage.ipynb #d324e19e
 class Witness:
@@ -154,7 +156,7 @@ class Served:
         witness.note(f"$ {' '.join(command)}\n{first}")
 
     def stop(self) -> None:
-        "End it; whoever is inside is answered first."
+        "End it; whoever is inside is answered first. Again is fine."
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
