@@ -20,6 +20,7 @@ from typing import Annotated, TextIO
 import typer
 
 from . import __version__
+from .cli_checks import app as checks_app
 from .cli_cycle import app as cycle_app
 from .cli_experiment import app as experiment_app
 from .cli_log import app as log_app
@@ -35,7 +36,7 @@ app = typer.Typer(
     name="ride-duration", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a fault of ours, 2 a misspelt command, 10 to 15 what was asked for, 20 to 29 a month of data or a model, "
-    "30 to 35 the disk, a database or an address, 40 to 44 the notebook, 50 what the monitor found, 130 stopped from outside. The README lists each.",
+    "30 to 35 the disk, a database or an address, 40 to 44 the notebook, 50 to 52 what the monitor, the doctor or the proof of maturity found, 130 stopped from outside. The README lists each.",
 )  # fmt: skip
 
 app.add_typer(models_app)
@@ -43,6 +44,7 @@ app.add_typer(log_app, name="log")
 app.add_typer(serve_app)
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(monitor_app)
+app.add_typer(checks_app)
 app.add_typer(cycle_app)
 app.add_typer(replay_app)
 

@@ -7,7 +7,8 @@ __all__ = ['RideDurationError', 'UnknownFleet', 'NotAMonth', 'MonthsOverlap', 'B
            'MonthNotPublished', 'SourceUnreachable', 'UnreadableFile', 'BrokenContract', 'WrongFleet', 'NoCleanTrips',
            'NoModel', 'BrokenBundle', 'TrackingUnreachable', 'Refused', 'CannotWrite', 'DiskFull', 'FolderBusy',
            'BrokenDatabase', 'LogUnavailable', 'AddressInUse', 'CellFailed', 'KernelDied', 'RunTimedOut', 'OutOfMemory',
-           'ClusterUnreachable', 'AttentionNeeded', 'RunInterrupted', 'error_kinds', 'error_from_name']
+           'ClusterUnreachable', 'AttentionNeeded', 'Unwell', 'LevelMissing', 'RunInterrupted', 'error_kinds',
+           'error_from_name']
 
 # %% ../nbs/00_errors.ipynb #450582f1
 from collections.abc import Iterator
@@ -185,6 +186,18 @@ class AttentionNeeded(RideDurationError):
     "the monitor has found something that a person should act on"
 
     exit_code = 50
+
+
+class Unwell(RideDurationError):
+    "the doctor has found something broken"
+
+    exit_code = 51
+
+
+class LevelMissing(RideDurationError):
+    "the highest level of MLOps maturity does not hold"
+
+    exit_code = 52
 
 
 class RunInterrupted(RideDurationError):
