@@ -8,6 +8,7 @@ __all__ = ['app', 'Metered', 'Rules', 'Deliver', 'monitor', 'findings']
 # %% ../nbs/45_cli_monitor.ipynb #007681e4
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +118,13 @@ def _show_windows(status: object) -> None:  # of `live.LiveStatus`
     console().print(table)
 
 
+def _window_length(window: str, windows: int) -> object:  # a timedelta
+    length = length_of_time(window)
+    if not timedelta(minutes=1) <= length <= timedelta(days=366) / windows:
+        raise BadParameter(f"{windows} windows of {window} cannot be judged: a window has a minute or more, and all of them together no more than a year")
+    return length
+
+
 def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, window: str, windows: int, rules: Path | None, deliver: bool, as_json: bool) -> None:
     from ride_duration.data.month import parse_fleet
     from ride_duration.model.bundle import load_bundle
@@ -127,7 +135,7 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     from ride_duration.ops.prediction_log import open_log
     from ride_duration.ops.registry import answering_bundle
 
-    rules, length = read_rules(rules, LIVE), length_of_time(window)
+    rules, length = read_rules(rules, LIVE), _window_length(window, windows)
     model = load_bundle(bundle or answering_bundle(parse_fleet(fleet), metered))
     with open_log(log, create=False) as opened:
         status = live_status(opened, model, windows=windows, length=length)

@@ -357,3 +357,15 @@ def test_a_sudden_collapse_of_real_traffic(green, mirror, tmp_path, first):
     found = [one for one in real(green, "2023-04", "2023-03", mirror, lambda table: collapse(table, first=first), tmp_path).findings if one.severity == "act"]
     assert [one.kind for one in found] == ["volume_collapse"] and "collapsed" in found[0].says and "less long" in found[0].says
     assert found[0].since in ("2023-04", "2023-04-16", "2023-04-17")
+
+
+@pytest.mark.parametrize(("month", "before"), [("2023-04", "2023-02"), ("2023-06", "2023-02")])
+def test_a_real_month_that_lost_most_of_its_trips_on_a_day_is_one_clear_finding(green, mirror, tmp_path, month, before):
+    "Six trips in seven are gone since the sixteenth, and the others are as they were."
+    def thinned(table: pa.Table) -> pa.Table:
+        after = table["lpep_pickup_datetime"].to_numpy() >= np.datetime64(f"{month}-16")
+        return table.filter(pa.array(~after | (np.random.default_rng(0).random(len(table)) < 0.15)))
+
+    (found,) = [one for one in real(green, month, before, mirror, thinned, tmp_path).findings if one.severity == "act"]
+    assert (found.kind, found.since, found.action) == ("half_file", f"{month}-16", "repair data")
+    assert "have collapsed" in found.says and "part of the file is missing" in found.says

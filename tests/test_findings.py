@@ -96,6 +96,13 @@ def test_windows_in_any_order_end_in_the_same_state(tmp_path, monkeypatch):
     assert states == {("act", "2023-02", 3)}
 
 
+def test_a_month_that_could_not_be_read_ends_nothing():
+    unread = [replace(one("act", "unreadable_month"), subject="2023-03", action="repair data")]
+    heard = [observe("month", "demo", f"2023-0{number}", found).news for number, found in ((2, [one("act")]), (3, unread), (4, [one("act")]), (5, []), (6, []))]
+    told = [([incident.finding.kind for incident in news.reported], [incident.finding.kind for incident in news.ended]) for news in heard if news]
+    assert told == [([one("act").kind], []), (["unreadable_month"], []), ([], ["unreadable_month"]), ([], [one("act").kind])]
+
+
 def test_scopes_and_fleets_do_not_mix():
     observe("month", "demo", "2023-02", [one("watch")])
     assert observe("live", "demo", "2023-02-28T10", [one("watch")]).news is None

@@ -198,6 +198,9 @@ def test_hours_are_told_once_when_three_of_five_have_it_and_once_when_it_is_over
 def test_the_command_reads_the_log_and_ends_with_50_where_somebody_should_act(here, run):
     quiet = run("monitor", "--live", "--fleet", "demo")
     assert quiet.returncode == 34 and "log" in quiet.stderr, "nothing was logged yet"
+    for words in (("--window", "0h"), ("--window", "5000d"), ("--window", "30d", "--windows", "200")):
+        odd = run("monitor", "--live", "--fleet", "demo", *words)
+        assert odd.returncode == 13 and odd.stderr.count("\n") == 1 and "cannot be judged" in odd.stderr
     now = datetime.now(UTC)
     with open_log() as log:
         drive(log, now, 7, 300, slower=1.5)

@@ -7,7 +7,7 @@ __all__ = ['set_aside', 'Diagnosis', 'diagnose', 'diagnose_month']
 
 # %% ../../nbs/ops/29_diagnosis.ipynb #bf1bdf28
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ def diagnose(
     fleet, month, new = survey.fleet, str(survey.month), survey.profile
     volume, drifted, streets = measure_volume(reference, survey, limits), measure_drift(reference, new), measure_streets(reference, survey, zones, season, limits)
     longer = _longer_since(survey, volume.since, streets.season)
-    as_ever = _same_mix(reference, survey, volume, limits) and abs(longer) < limits.longer
+    as_ever = _same_mix(reference, survey, volume, limits) and abs(longer - _longer_until(survey, volume.since, streets.season)) < limits.longer
     level = list(odd_level(volume, fleet, survey.month, as_ever, limits, longer))
     found = [
         *changed_columns(survey.columns, columns, fleet, month),
@@ -107,16 +107,27 @@ def diagnose(
 
 
 def _same_mix(reference: Profile, survey: Survey, volume: Volume, limits: Limits) -> bool:
-    "Whether people go where and when they always went, since the volume is what it is."
+    "Whether people go where and when they always went, since the volume is what it is; the days before it in the same month know best."
     new = survey.profile
     later = new.days >= np.datetime64(volume.since, "D").astype("int64")
+    if (~later).sum() >= 7:
+        reference = replace(new, **{name: getattr(new, name)[~later] for name in ("days", "by_hour", "by_zone")})
     mixes = [_beyond(new.by_zone[later].sum(axis=0)[side], reference.by_zone.sum(axis=0)[side]) for side in (PICKUP, DROPOFF)]
     mixes.append(_beyond(new.by_hour[later].sum(axis=0), expected_hours(reference, new.days[later]).sum(axis=0) * len(reference.days) / max(later.sum(), 1)))
     return max(mixes) < limits.same_mix
 
 
 def _longer_since(survey: Survey, since: str, season: float) -> float:  # logarithm of durations against the same pairs of zones, the season taken off
-    trips, total, _ = survey.moved.by_day[survey.moved.days >= np.datetime64(since, "D").astype("int64"), MINUTES].sum(axis=0)
+    return _longer(survey, survey.moved.days >= np.datetime64(since, "D").astype("int64"), season)
+
+
+def _longer_until(survey: Survey, since: str, season: float) -> float:  # the same of the days before, which may already be otherwise than in training; nought where there are few
+    before = survey.moved.days < np.datetime64(since, "D").astype("int64")
+    return _longer(survey, before, season) if before.sum() >= 7 else 0.0
+
+
+def _longer(survey: Survey, which: np.ndarray, season: float) -> float:  # bool, by day
+    trips, total, _ = survey.moved.by_day[which, MINUTES].sum(axis=0)
     return float(total / max(trips, 1) - season)
 
 

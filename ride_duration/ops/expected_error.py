@@ -140,7 +140,7 @@ def expected_findings(
     if estimate.doubts:
         words = "; ".join(estimate.doubts)
         says = f"the error cannot be foretold from the inputs: {words}"
-        yield Finding("estimate_unreliable", fleet, "expected error", "watch", "watch", says, since, len(estimate.doubts), "doubts", estimate.rides, None, {"estimate": estimate.rmse, "promised": estimate.promised, "record": str(estimate.record)})
+        yield Finding("estimate_unreliable", fleet, "expected error", "watch", "watch", says, since, len(estimate.doubts), "doubt" if len(estimate.doubts) == 1 else "doubts", estimate.rides, None, {"estimate": estimate.rmse, "promised": estimate.promised, "record": str(estimate.record)})
     elif estimate.rmse / estimate.promised - 1 >= limits.expected:
         says = f"an error of {estimate.rmse:.2f} minutes (RMSE) is to be expected, where {estimate.promised:.2f} were promised: more rides are hard to tell"
         yield Finding("expected_error", fleet, "expected error", "watch", "watch", says, since, estimate.rmse - estimate.promised, "minutes", estimate.rides, None, {"estimate": estimate.rmse, "promised": estimate.promised, "record": str(estimate.record)})

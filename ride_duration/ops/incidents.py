@@ -165,9 +165,15 @@ def _episode(story: Sequence[tuple[str, Seen | None]], span: Span) -> _Episode |
     return _Episode(now.level, *zip(*held, strict=True)) if held else None
 
 
+def _is_blind(window: str, here: Mapping[str, Seen]) -> bool:
+    "Whether the window itself could not be read: it does not say that anything is over."
+    return any(key.split("/", 2)[2] == window for key in here)
+
+
 def _standing(windows: Mapping[str, Mapping[str, Seen]], rules: Rules) -> dict[str, _Episode]:  # key -> what stands open after the last of these windows
     keys = dict.fromkeys(key for here in windows.values() for key in here)
-    found = {key: _episode([(window, here.get(key)) for window, here in windows.items()], rules.span(key.split("/")[1])) for key in keys}
+    read = {key: [(window, here.get(key)) for window, here in windows.items() if key in here or not _is_blind(window, here)] for key in keys}
+    found = {key: _episode(read[key], rules.span(key.split("/")[1])) for key in keys}
     return {key: episode for key, episode in found.items() if episode}
 
 

@@ -105,7 +105,7 @@ def _of_evidence(show: Callable[[Monitored], Figure | HTML]) -> Callable[[Monito
     return wrapper
 
 
-_WORDS = {"missing_day": "missing", "cut_off": "missing", "missing_hours": "hours missing", "doubled_rows": "twice", "volume_change": "few"}
+_WORDS = {"missing_day": "missing", "cut_off": "missing", "missing_hours": "hours missing", "doubled_rows": "twice", "volume_change": "few", "half_file": "since here", "volume_collapse": "since here"}
 
 
 def _marked(findings: Iterable[Finding]) -> dict[str, str]:  # day -> a word
@@ -251,8 +251,8 @@ def expected(monitored: Monitored) -> HTML:
 def provenance(monitored: Monitored) -> HTML:
     "The file, the model, and the versions of what they were judged with."
     summary = monitored.summary()
-    file = summary["inputs"] or {"file": "refused", "rows": 0, "sha256": ""}
-    rows = [(file["file"], f"{file['rows']:,} rows", file["sha256"])] + [(row["file"], f"{row['rows']:,} rows, learnt from", row["sha256"]) for row in monitored.model.manifest.get("inputs", ())]
+    file = summary["inputs"]
+    rows = [(file["file"], f"{file['rows']:,} rows", file["sha256"]) if file else ("the month's file", "refused", "")] + [(row["file"], f"{row['rows']:,} rows, learnt from", row["sha256"]) for row in monitored.model.manifest.get("inputs", ())]
     table = pd.DataFrame(rows, columns=["file", "", "sha256"]).to_html(index=False, border=0, escape=True)
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     return HTML(f"<div class='files'>{table}</div><p class='note'>Judged with {escape(versions)}.</p>")

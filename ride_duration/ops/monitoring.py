@@ -100,6 +100,14 @@ def _summary(monitored: Monitored) -> dict:
     }  # fmt: skip
 
 # %% ../../nbs/ops/30_monitoring.ipynb #e3e64924
+def _own_months(monitored: Monitored) -> str:  # HTML
+    "A model does well on what it was shown: that is no news."
+    month, about = str(monitored.month), monitored.model.manifest
+    if month in about.get("train", ()):
+        return "<p class='note'>The model has learnt from this very month: how it does here says little of how it does elsewhere.</p>"
+    return "<p class='note'>The model was judged on this very month when it was made: that its promise is kept here says nothing.</p>" if month == about.get("val") else ""
+
+
 def _as_html(monitored: Monitored) -> str:
     synthetic = "<p class='note'><strong>Synthetic:</strong> the demo city is made up. Its figures say nothing about New York.</p>" if monitored.synthetic else ""
     learnt = span(monitored.model.manifest["train"]) if monitored.model.manifest.get("train") else "unknown months"
@@ -110,8 +118,9 @@ def _as_html(monitored: Monitored) -> str:
         error = f" It is off by <strong>{figures['rmse']:.2f} minutes</strong> (RMSE) over {figures['trips']:,} rides{promised}."
     about = f"<p>Watched is {escape(monitored.name)}, a {monitored.model.regime} model that has learnt from {escape(learnt)}.{error}</p>"
     told = [finding for finding in monitored.findings if finding.severity != "ignore"]
+    own = _own_months(monitored)
     table = findings_table(told, f"#{PLACE}") if told else ""
-    return f"<p class='verdict {worst(monitored.findings) or ''}'>{escape(monitored.verdict)}</p>{synthetic}{about}{table}"
+    return f"<p class='verdict {worst(monitored.findings) or ''}'>{escape(monitored.verdict)}</p>{synthetic}{about}{own}{table}"
 
 # %% ../../nbs/ops/30_monitoring.ipynb #b4d082ad
 def _refusal(fleet: str, month: Month, kind: str, says: str) -> Finding:

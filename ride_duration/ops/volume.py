@@ -151,11 +151,12 @@ def odd_level(
     says = f"there are {abs(volume.level - 1):.0%} {'more' if apart > 0 else 'fewer'} trips a day than usual{since}"
     if volume.level < limits.half_file and same_mix:
         kind, severity, action = "half_file", "act", "repair data"
-        says += ", and hours, zones and durations are as usual: part of the file is missing"
+        says = f"trips have collapsed{since}: {volume.level:.0%} of the usual ones are left" if volume.level < limits.collapse else says
+        says += ", and their hours, zones and durations are as usual: part of the file is missing"
     elif volume.level < limits.collapse:
         kind, severity, action = "volume_collapse", "act", "retrain"
         says = f"traffic has collapsed{since}: {volume.level:.0%} of the usual trips are left"
-        says += f", and rides take {abs(np.expm1(longer)):.0%} {'longer' if longer > 0 else 'less long'} than between the same zones in training" if abs(longer) >= limits.longer else ""
+        says += f", and rides take {abs(np.expm1(longer)):.0%} {'longer' if longer > 0 else 'less long'} than between the same zones in training" if abs(longer) >= limits.longer else "; rides take as long as ever, so look first whether the file is whole"
     found = {"level": volume.level, "noise": volume.noise, "days": len(here), "longer": longer}
     yield Finding(kind, fleet, "trips", severity, action, says, volume.since, 100 * (volume.level - 1), "% of trips", abs(difference), sureness(volume.certainty), found)
 
