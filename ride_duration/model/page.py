@@ -34,6 +34,7 @@ th, td { padding: .3rem .55rem; } th:first-child, td:first-child { text-align: l
 .findings th:first-child { padding-left: .9rem; } .findings .act td:first-child { border-left-color: #d9822b; } .findings .watch td:first-child { border-left-color: #1f5f99; }
 .verdict { font-size: 1.2rem; padding: .7rem 1rem; border-left: 6px solid #5aa469; background: #f3f8f4; } .verdict.act { border-color: #d9822b; background: #fdf5ec; }
 .verdict.watch { border-color: #1f5f99; background: #f2f6fa; } .words th, .words td { text-align: left; white-space: normal; vertical-align: top; } .words td:nth-child(2) { white-space: nowrap; } .scores td:last-child, .scores th:last-child { text-align: left; } .runbook h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
+.ways td:nth-child(2), .ways th:nth-child(2) { text-align: left; white-space: normal; min-width: 13rem; } .ways td:first-child, .story td:first-child { white-space: nowrap; } .ways tr:first-child td { font-weight: 600; }
 #filter { font: inherit; padding: .2rem .5rem; border: 1px solid #c9d2dc; border-radius: 4px; }
 .account tr:last-child td { font-weight: 600; }
 .files td { font-size: .72rem; font-family: ui-monospace, monospace; }

@@ -25,12 +25,11 @@ _LOOKS = {
 }
 
 
-def _mark(above: plt.Axes, below: plt.Axes, months: list[str], found: Mapping[str, str], promoted: Mapping[str, str]) -> None:
-    place = {month: n for n, month in enumerate(months)}
+def _mark(above: plt.Axes, below: plt.Axes, place: Mapping[str, int], found: Mapping[str, str], promoted: Mapping[str, str]) -> None:
     for month, word in promoted.items():  # whoever is promoted when a month has come in answers from the next one on
         for axes in (above, below):
             axes.axvline(place[month] + 0.5, color=BLUE, lw=0.9, ls="--", alpha=0.6, zorder=1)
-        above.annotate(word, (place[month] + 0.5, 1.01), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color=BLUE)
+        above.annotate(word, (place[month] + 0.5, 1.02), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color=BLUE)
     for month, severity in found.items():
         act = severity == "act"
         above.plot(place[month], 0.045, transform=above.get_xaxis_transform(), marker="^" if act else "o", color=ORANGE if act else GREY, ms=8 if act else 5, lw=0, zorder=5)
@@ -52,22 +51,25 @@ def ways_picture(
     at_most: float,             # share by which the loop may be worse than the best
 ) -> Figure:
     "Error by month of each way of keeping a model good, with findings and promotions."
-    shown = rmse[[way for way in _LOOKS if way in rmse]]
-    if shown.dropna().empty:
+    answered = rmse[[way for way in _LOOKS if way in rmse]].dropna(how="all")
+    if answered.empty:
         return nothing("No champion answered in any of these months.")
+    shown = rmse.loc[answered.index[0] :, answered.columns]
+    place = {month: n for n, month in enumerate(rmse.index, -rmse.index.get_loc(shown.index[0])) if n >= -1}  # the first is promoted just before
+    found, promoted = ({month: what for month, what in said.items() if month in place} for said in (found, promoted))
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 5.4), sharex=True, height_ratios=(3, 2))
     places, more = range(len(shown)), shown.div(shown["best"], axis=0).sub(1).mul(100)
     for way in shown:
         above.plot(places, shown[way], **_LOOKS[way])
         below.plot(places, more[way], **_LOOKS[way])
     low, high = shown.min(axis=None), shown.max(axis=None)
-    above.set(title="Error by month", ylabel="RMSE (minutes)", ylim=(low - 0.22 * (high - low) - 0.01, high + 0.1 * (high - low) + 0.01))
-    above.title.set_position((0, 1.06))
+    above.set_title("Error by month", pad=20)
+    above.set(ylabel="RMSE (minutes)", ylim=(low - 0.22 * (high - low) - 0.01, high + 0.1 * (high - low) + 0.01))
     below.axhspan(0, 100 * at_most, color=BLUE, alpha=0.12, lw=0)
-    below.set(title="Above the best choice in hindsight", ylabel="RMSE (% more)", xlim=(-0.5, len(shown) - 0.3))
+    below.set(title="Above the best choice in hindsight", ylabel="RMSE (% more)", xlim=(-0.7, len(shown) - 0.3))
     below.set_xticks(places, shown.index, rotation=30, ha="right")
     for axes in (above, below):
         axes.grid(axis="x", visible=False)
-    _mark(above, below, list(shown.index), found, promoted)
+    _mark(above, below, place, found, promoted)
     _legend(figure, shown, found, promoted)
     return figure

@@ -72,8 +72,8 @@ def _held(score: Mapping) -> str:
     return "" if score["coverage"] is None else f"{score['coverage']:.1%}"
 
 
-def _more(score: Mapping | None) -> str:
-    return "" if score is None else f"{score['regret']:+.2%}"
+def _more(score: Mapping) -> str:
+    return f"{score['regret']:+.2%}"
 
 
 def ways(data: Mapping) -> HTML:
@@ -84,7 +84,7 @@ def ways(data: Mapping) -> HTML:
     for way, score in data["overall"].items():
         name, who = _WAYS[way]
         rows.append((name, who, f"{score['rmse']:.3f}", f"{score['mae']:.3f}", _held(score), "" if way == "best" else _more(score), data["trainings"].get(way, "")))
-    return _table(pd.DataFrame(rows, columns=["", "who answers", "RMSE", "mean absolute error", "80 % range", "above the best", "trainings"]), "pairs")
+    return _table(pd.DataFrame(rows, columns=["", "who answers", "RMSE", "mean absolute error", "80 % range", "above the best", "trainings"]), "ways")
 
 
 def picture(data: Mapping) -> Figure:
@@ -97,23 +97,24 @@ def picture(data: Mapping) -> Figure:
     return ways_picture(rmse, found, promoted, data["at_most"]["regret"])
 
 # %% ../../nbs/ops/39_replay_page.ipynb #0941fa31
-def _seen(row: Mapping) -> str:  # by the monitor, in words
+def _seen(row: Mapping) -> str:  # by the monitor, in words; its verdict tells the weightiest finding
     if not row["verdict"]:
         return "There was no champion to watch yet."
-    more = [finding["says"] for finding in row["findings"]]
-    return row["verdict"] + (f" All that was found: {'; '.join(more)}." if len(more) > 1 else "")
+    more = [finding["says"] for finding in row["findings"][1:]]
+    return row["verdict"] + (f" Also found: {'; '.join(more)}." if more else "")
 
 
 def _did(row: Mapping) -> str:  # the loop, and why
     if not row["trained"]:
         return f"{row['outcome'][0].upper()}{row['outcome'][1:]}."
-    return f"Trained on {format_months(parse_months(row['trained']))}, for {row['why'] if row['why'].startswith('the') else row['why'].replace('there is', 'there was')}: {row['outcome']}."
+    why = "the monitor asks for it" if row["why"].startswith("the monitor asks for it") else row["why"]
+    return f"Trained on {format_months(parse_months(row['trained']))}, because {why}: {row['outcome']}."
 
 
 def story(data: Mapping) -> HTML:
     "What came in, what the monitor said, and what the loop did."
     rows = [(row["month"], f"{row['rows']:,} trips" if row["rows"] else "refused", _seen(row), _did(row)) for row in data["rows"]]
-    return _table(pd.DataFrame(rows, columns=["month", "came in", "the monitor", "the loop"]), "words")
+    return _table(pd.DataFrame(rows, columns=["month", "came in", "the monitor", "the loop"]), "words story")
 
 
 def figures(data: Mapping) -> HTML:
@@ -121,11 +122,12 @@ def figures(data: Mapping) -> HTML:
     rows, trained, always = [], 0, 0
     for row in data["rows"]:
         trained, always, scores = trained + bool(row["trained"]), always + (row["month"] in data["models"]), row["scores"]
-        errors = {_WAYS[way][0]: f"{scores[way]['rmse']:.3f}" if way in scores else "" for way in _WAYS}
-        loop = scores.get("loop")
-        learnt = format_months(parse_months(data["models"][loop["model"]])) if loop else ""
-        rest = {"above the best": _more(loop), "its mean absolute error": f"{loop['mae']:.3f}" if loop else "", "its 80 % range": _held(loop) if loop else ""}
-        rows.append({"month": row["month"], "champion learnt from": learnt, **errors, **rest, "trainings so far": f"{trained} of {always}"})
+        if not scores:
+            continue
+        errors = {way: f"{scores[way]['rmse']:.3f}" for way in _WAYS}
+        loop, learnt = scores["loop"], format_months(parse_months(data["models"][scores["loop"]["model"]]))
+        rest = {"above the best": _more(loop), "loop's mean absolute error": f"{loop['mae']:.3f}", "loop's 80 % range": _held(loop)}
+        rows.append({"month": row["month"], "loop's champion learnt from": learnt, **errors, **rest, "trainings so far": f"{trained} of {always}"})
     return _table(pd.DataFrame(rows), "pairs")
 
 # %% ../../nbs/ops/39_replay_page.ipynb #f29836cd
