@@ -177,7 +177,7 @@ def look_at_port(host: str = "127.0.0.1", port: int = 8000) -> Iterator[Seen]:
 
 # %% ../../nbs/serve/41_machine.ipynb #d0ef8c45
 _NAMES = ("HOME", "SOURCE", "DEMO_TRIPS", "LOG", "RUNBOOK", "WEBHOOK", "SMTP_URL", "MAIL_TO", "MAIL_FROM", "KEY")  # after RIDE_DURATION_
-_OTHERS = ("FLEET", "TRAIN", "VAL", "HOME_FOLDER", "IMAGE", "HANDOVER", "WATCH", "PORT")  # of the composition, and between our own processes
+_OTHERS = ("FLEET", "TRAIN", "VAL", "HOME_FOLDER", "IMAGE", "PORT", "WORKERS", "KEYS", "HANDOVER", "WATCH", "EXAMPLES", "HOSTILE", "KILLS", "SOAK", "SWAPS")  # of the composition, between our own processes, and of tests
 
 
 def _check_log() -> None:

@@ -107,7 +107,7 @@ def swap(witness: Witness, version: int, *words: object) -> Traffic:
         time.sleep(0.3)
     witness.note(f"while ride-duration {' '.join(map(str, words))}: {traffic}\n" + "\n".join(traffic.failures))
     witness.require(came, f"version {version} did not answer within 20 seconds of ride-duration {words[0]}: {traffic}")
-    witness.require(not traffic.failures, f"{len(traffic.failures)} requests failed, the first with {traffic.failures[:1]}")
+    witness.require(not traffic.failures, f"{len(traffic.failures)} requests failed, the first with {next(iter(traffic.failures), '')}")
     return traffic
 
 
