@@ -42,5 +42,8 @@ notebooks: $(INSTALLED)  ## run the notebooks again and keep what they show
 constraints: $(INSTALLED)  ## write down the versions installed now
 	@{ echo '# Every version this release was tested with; written by make constraints.'; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt
 
+release: $(INSTALLED)  ## tries a release in a clone, VERSION=x.y.z; GO=1 keeps it
+	@$(BIN)/python tools/release.py $(VERSION) $(if $(filter 1,$(GO)),--go) $(RELEASE_OPTIONS)
+
 clean:  ## take the environment and the caches away
 	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
