@@ -115,7 +115,7 @@ class NoModel(RideDurationError):
     "no model has been trained for that fleet, or its folder is not there"
 
     exit_code = 26
-    repair = "ride-duration train --train MONTHS --val MONTH makes one; for another home folder, set RIDE_DURATION_HOME."
+    repair = "Make one with ride-duration train --train MONTHS --val MONTH; for another home folder, set RIDE_DURATION_HOME."
 
 
 class BrokenBundle(RideDurationError):
