@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help report serve test lab notebooks constraints clean
+.PHONY: help report serve test lab docs notebooks constraints release clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,11 +33,17 @@ lab: $(INSTALLED)  ## JupyterLab, with notebooks cleaned on save
 	@$(BIN)/nbdev_install_hooks
 	@$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_OPTIONS)
 
+docs: $(INSTALLED)  ## the documentation as a site, offline: _docs/index.html
+	@$(BIN)/python tools/documentation.py
+
 notebooks: $(INSTALLED)  ## run the notebooks again and keep what they show
 	@$(BIN)/python tests/refresh_notebooks.py
 
 constraints: $(INSTALLED)  ## write down the versions installed now
 	@{ echo '# Every version this release was tested with; written by make constraints.'; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt
 
+release: $(INSTALLED)  ## tries a release in a clone, VERSION=x.y.z; GO=1 keeps it
+	@$(BIN)/python tools/release.py $(VERSION) $(if $(filter 1,$(GO)),--go) $(RELEASE_OPTIONS)
+
 clean:  ## take the environment and the caches away
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

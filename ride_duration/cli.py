@@ -29,13 +29,14 @@ from .cli_monitor import app as monitor_app
 from .cli_replay import app as replay_app
 from .cli_serve import app as serve_app
 from .errors import BadParameter, DiskFull, RideDurationError, RunInterrupted
+from .extras import missing_extra
 from .terminal import AllPickups, AllowOverlap, Fleet, Json, Months, Source, Track, console, fetching, named
 
 # %% ../nbs/50_cli.ipynb #741b86a3
 app = typer.Typer(
     name="ride-duration", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 a fault of ours, 2 a misspelt command, 10 to 15 what was asked for, 20 to 29 a month of data or a model, "
+    epilog="Exit codes: 0 done, 1 a fault of ours, 2 a misspelt command, 10 to 16 what was asked for or is not installed, 20 to 29 a month of data or a model, "
     "30 to 35 the disk, a database or an address, 40 to 44 the notebook, 50 to 52 what the monitor, the doctor or the proof of maturity found, 130 stopped from outside. The README lists each.",
 )  # fmt: skip
 
@@ -481,6 +482,8 @@ def _leave_quietly(stream: TextIO, code: int) -> int:  # what it still holds has
 def _what_to_say(error: BaseException) -> tuple[str, int] | None:  # the line and the exit code, or None for a fault of ours
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         return "stopped before it was done; nothing was replaced", RunInterrupted.exit_code
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_extra(error) or error
     if isinstance(error, RideDurationError):
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import BadParameter
+from .extras import needed_for
 from .terminal import Fleet, Json, Source, console
 
 # %% ../nbs/44_cli_serve.ipynb #3db43d76
@@ -21,10 +21,8 @@ app = typer.Typer()
 
 
 def _server():  # the module, where everything it needs is installed
-    try:
+    with needed_for("the service"):
         from ride_duration.serve import server, service  # noqa: F401 - imported by each worker, when it would be late to find out
-    except ModuleNotFoundError as error:
-        raise BadParameter(f"the service needs {error.name}, which is not installed: pip install 'ride-duration[serve]'") from None
     return server
 
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RideDurationError', 'UnknownFleet', 'NotAMonth', 'MonthsOverlap', 'BadParameter', 'UnknownZone', 'LeakyFeature',
-           'MonthNotPublished', 'SourceUnreachable', 'UnreadableFile', 'BrokenContract', 'WrongFleet', 'NoCleanTrips',
-           'NoModel', 'BrokenBundle', 'TrackingUnreachable', 'Refused', 'CannotWrite', 'DiskFull', 'FolderBusy',
-           'BrokenDatabase', 'LogUnavailable', 'AddressInUse', 'CellFailed', 'KernelDied', 'RunTimedOut', 'OutOfMemory',
-           'ClusterUnreachable', 'AttentionNeeded', 'Unwell', 'LevelMissing', 'RunInterrupted', 'error_kinds',
-           'error_from_name']
+           'MissingExtra', 'MonthNotPublished', 'SourceUnreachable', 'UnreadableFile', 'BrokenContract', 'WrongFleet',
+           'NoCleanTrips', 'NoModel', 'BrokenBundle', 'TrackingUnreachable', 'Refused', 'CannotWrite', 'DiskFull',
+           'FolderBusy', 'BrokenDatabase', 'LogUnavailable', 'AddressInUse', 'CellFailed', 'KernelDied', 'RunTimedOut',
+           'OutOfMemory', 'ClusterUnreachable', 'AttentionNeeded', 'Unwell', 'LevelMissing', 'RunInterrupted',
+           'error_kinds', 'error_from_name']
 
 # %% ../nbs/00_errors.ipynb #450582f1
 from collections.abc import Iterator
@@ -18,174 +18,210 @@ class RideDurationError(Exception):
     "Something a person can put right."
 
     exit_code = 1
+    repair = ""  # what helps whoever meets it; the message itself says it for the case at hand
 
 # %% ../nbs/00_errors.ipynb #16663086
 class UnknownFleet(RideDurationError):
     "no such fleet"
 
     exit_code = 10
+    repair = "Say --fleet yellow, green or demo; the line names the nearest one."
 
 
 class NotAMonth(RideDurationError):
     "not a month, or not a range of months"
 
     exit_code = 11
+    repair = "Write a month as 2023-01, a range as 2023-01..2023-06 with the earlier month first."
 
 
 class MonthsOverlap(RideDurationError):
     "training months do not lie before the validation month"
 
     exit_code = 12
+    repair = "Learn from months that lie before the one to be judged on; --allow-overlap for a rehearsal, whose figures are no result."
 
 
 class BadParameter(RideDurationError):
     "a parameter that does not exist, or has the wrong type"
 
     exit_code = 13
+    repair = "The line names what is allowed, or the nearest name: ride-duration VERB --help lists all."
 
 
 class UnknownZone(RideDurationError):
     "no such zone, or a name that several zones share"
 
     exit_code = 14
+    repair = "Give the zone's number, its whole name, or a part of the name that no other zone has."
 
 
 class LeakyFeature(RideDurationError):
     "a feature that is known too late for the model that asks for it"
 
     exit_code = 15
+    repair = "Leave the feature to a metered model, or use what is known when booking instead."
+
+
+class MissingExtra(RideDurationError):
+    "a part of the library that is not installed"
+
+    exit_code = 16
+    repair = "Install the extra that the line names, as pip install 'ride-duration[reports]'; 'ride-duration[all]' has everything."
 
 # %% ../nbs/00_errors.ipynb #37700954
 class MonthNotPublished(RideDurationError):
     "the source does not have that month (yet)"
 
     exit_code = 20
+    repair = "Wait: TLC publishes a month about two months late. In a mirror, look whether the file is there under TLC's own name."
 
 
 class SourceUnreachable(RideDurationError):
     "the source did not answer, or not properly"
 
     exit_code = 21
+    repair = "Try again, or name another place with --source or RIDE_DURATION_SOURCE; what has been fetched is used without a network."
 
 
 class UnreadableFile(RideDurationError):
     "not a whole parquet file, or not a whole archive"
 
     exit_code = 22
+    repair = "Fetch it again with ride-duration fetch MONTH --force; where it stays broken, take it from another source."
 
 
 class BrokenContract(RideDurationError):
     "a file without a promised column, with a wrong type, or without rows"
 
     exit_code = 23
+    repair = "Compare the file with another month of the same fleet: a column is missing or of another type. Take the month from TLC's own site."
 
 
 class WrongFleet(RideDurationError):
     "a file of another fleet"
 
     exit_code = 24
+    repair = "The file's columns are another fleet's: ask for that fleet, or put the right file under this name."
 
 
 class NoCleanTrips(RideDurationError):
     "nothing left after cleaning"
 
     exit_code = 25
+    repair = "Look at the account of dropped trips; where pickups lie in other months, --all-pickups keeps them."
 
 # %% ../nbs/00_errors.ipynb #49f0bbb8
 class NoModel(RideDurationError):
     "no model has been trained for that fleet, or its folder is not there"
 
     exit_code = 26
+    repair = "Make one with ride-duration train --train MONTHS --val MONTH; for another home folder, set RIDE_DURATION_HOME."
 
 
 class BrokenBundle(RideDurationError):
     "a model's folder that is damaged, was changed, or is of an unknown format"
 
     exit_code = 27
+    repair = "Take the model's folder from where it came from, or train it again; nobody should edit a file in it."
 
 
 class TrackingUnreachable(RideDurationError):
     "MLflow did not answer, or not properly"
 
     exit_code = 28
+    repair = "Start the server at MLFLOW_TRACKING_URI or unset it; trainings wait in the outbox, and ride-duration sync brings them over."
 
 
 class Refused(RideDurationError):
     "the gate, a newer promotion or a stop switch does not let this model become champion"
 
     exit_code = 29
+    repair = "Read why in ride-duration models and the report's last section; ride-duration hold and release are the stop switch, --force is yours to answer for."
 
 # %% ../nbs/00_errors.ipynb #89485cbf
 class CannotWrite(RideDurationError):
     "a folder that is read-only, missing or forbidden"
 
     exit_code = 30
+    repair = "Make the folder, or give it to the user who runs this; or name another one."
 
 
 class DiskFull(RideDurationError):
     "no space left"
 
     exit_code = 31
+    repair = "Make room and run the same command again: nothing that was finished is lost or made twice."
 
 
 class FolderBusy(RideDurationError):
     "another run works in the same folder"
 
     exit_code = 32
+    repair = "Wait for the other run to end, or write to another folder; a run that was killed lets go by itself."
 
 
 class BrokenDatabase(RideDurationError):
     "a database in the home folder that is damaged, or not ours"
 
     exit_code = 33
+    repair = "Move the file away and bring back a copy; the line says which file. A database that is not ours is never touched."
 
 
 class LogUnavailable(RideDurationError):
     "the prediction log cannot be written or read"
 
     exit_code = 34
+    repair = "Look whether the disk has room or PostgreSQL answers at its address; the service refuses rides it could not log, and goes on by itself."
 
 
 class AddressInUse(RideDurationError):
     "the service cannot listen where it was told to"
 
     exit_code = 35
+    repair = "Choose another --port, or end what listens there."
 
 # %% ../nbs/00_errors.ipynb #6b443d60
 class CellFailed(RideDurationError):
     "a cell of the notebook raised an error"
 
     exit_code = 40
+    repair = "The line names cell and error; the notebook stands as far as it came beside the report, as NAME.failed.ipynb."
 
 
 class KernelDied(RideDurationError):
     "the notebook's kernel died (often: out of memory)"
 
     exit_code = 41
+    repair = "Give the run more memory, fewer jobs at a time (-j), or a shorter window of months."
 
 
 class RunTimedOut(RideDurationError):
     "the run took longer than --timeout"
 
     exit_code = 42
+    repair = "Give it more time with --timeout, or less to do."
 
 
 class OutOfMemory(RideDurationError):
     "the run needed more memory than --memory allows, or than there is"
 
     exit_code = 43
+    repair = "Give it more with --memory, run fewer at a time (-j), or learn from fewer months."
 
 
 class ClusterUnreachable(RideDurationError):
     "the cluster's scheduler did not answer, or has no workers"
 
     exit_code = 44
+    repair = "Look whether the scheduler answers at that address and has workers; without --cluster the same work is done here."
 
 
 class AttentionNeeded(RideDurationError):
     "the monitor has found something that a person should act on"
 
     exit_code = 50
+    repair = "Read the page it names: each finding says what to do, and ride-duration findings --explain KIND prints its entry of the runbook."
 
 
 class Unwell(RideDurationError):
@@ -204,6 +240,7 @@ class RunInterrupted(RideDurationError):
     "stopped from outside"
 
     exit_code = 130
+    repair = "Nothing was replaced: run the same command again when you like."
 
 # %% ../nbs/00_errors.ipynb #d82c8367
 def error_kinds() -> Iterator[type[RideDurationError]]:  # every kind of error, by exit code

@@ -92,7 +92,7 @@ def test_the_last_stage_has_no_tools_to_build_and_no_root():
 
 
 def test_every_library_of_the_image_is_pinned_as_tested():
-    asked = ran(sys.executable, DEPLOY / "image" / "requirements.py", REPOSITORY / "settings.ini", "serve,postgres").split()
+    asked = ran(sys.executable, DEPLOY / "image" / "requirements.py", REPOSITORY / "settings.ini", "serve,monitor,postgres").split()
     pinned = {canonicalize_name(name): version for name, version in (line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line)}
     assert {"fastapi", "lightgbm", "psycopg", "alembic"} <= {Requirement(one).name for one in asked}
     for one in map(Requirement, asked):

@@ -16,14 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ride_duration
-from ..errors import BadParameter, ClusterUnreachable
+from ..errors import ClusterUnreachable
+from ..extras import needed_for
 from .ledger import code_version
 
-try:
+with needed_for("a cluster"):
     from dask import array, config  # noqa: F401 - for those behind this door
     from distributed import CancelledError, Client, Future, KilledWorker, Lock, Reschedule, Worker, WorkerPlugin, get_worker, rpc, wait  # noqa: F401
-except ModuleNotFoundError:
-    raise BadParameter("a cluster needs Dask, which is not installed: pip install 'ride-duration[dask]'") from None
 
 # %% ../../nbs/ops/26_cluster.ipynb #d1c28639
 _TALKATIVE = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.batched", "tornado.application", "asyncio", "lightgbm")

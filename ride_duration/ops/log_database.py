@@ -17,13 +17,12 @@ from pathlib import Path
 from ..data.source import home_folder
 from ..database import PATIENCE
 from ..errors import BadParameter, LogUnavailable
+from ..extras import needed_for
 from .log_file import check_place, file_number, file_trouble, make_file, open_file, take_turn
 
-try:
+with needed_for("the prediction log"):
     import sqlalchemy as sa
-    from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
-except ModuleNotFoundError:
-    raise BadParameter("the prediction log needs SQLAlchemy, which is not installed: pip install 'ride-duration[serve]'") from None
+    from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 
 # %% ../../nbs/ops/24_log_database.ipynb #b1e60abe
 _POSTGRES = "postgresql+psycopg"
@@ -204,11 +203,9 @@ def _schema(connection: sa.Connection) -> str | None:  # the version of the tabl
 
 
 def _migrate(connection: sa.Connection) -> None:  # inside a transaction
-    try:
+    with needed_for("the prediction log"):
         from alembic import command
         from alembic.config import Config
-    except ModuleNotFoundError:
-        raise BadParameter("the prediction log needs Alembic, which is not installed: pip install 'ride-duration[serve]'") from None
     config = Config()
     config.set_main_option("script_location", str(files("ride_duration.ops") / "_migrations").replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=_VERSIONS)
@@ -244,9 +241,7 @@ def open_database(
         if not create:
             raise LogUnavailable(f"there is no prediction log at {url.database} yet: the service makes it when it starts")
         make_file(Path(url.database))
-    try:
+    with needed_for("a log in PostgreSQL"):
         database = LogDatabase(url, patience)
         _bring_up_to_date(database)
-    except (ModuleNotFoundError, NoSuchModuleError):
-        raise BadParameter("a log in PostgreSQL needs psycopg, which is not installed: pip install 'ride-duration[postgres]'") from None
     return database

@@ -28,6 +28,7 @@ from .. import __version__
 from ..data.source import home_folder
 from ..database import database_error
 from ..errors import BadParameter, BrokenBundle, BrokenDatabase, CannotWrite, NoModel, RideDurationError, TrackingUnreachable
+from ..extras import needed_for
 from ..files import alone_in, make_folder, replacing, sha256, storage_error
 from ..model.ladder import BOOKING, METERED
 
@@ -58,12 +59,9 @@ _NOTHING_SENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 def _client_class() -> type:  # MlflowClient
     "MLflow, or one line how to get it."
     os.environ.update(_NOTHING_SENT)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from mlflow import MlflowClient
-    except ModuleNotFoundError:
-        raise BadParameter("runs and versions are kept by MLflow, which is not installed: pip install 'ride-duration[mlops]'") from None
+    with needed_for("keeping runs and versions"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
     return MlflowClient
 
 # %% ../../nbs/ops/20_tracking.ipynb #f1b6a680

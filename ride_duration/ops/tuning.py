@@ -28,6 +28,7 @@ from ..data.source import fetch_month
 from ..data.trips import Origin, load_trips
 from ..data.zones import zone_table
 from ..errors import BadParameter
+from ..extras import needed_for
 from ..files import write_file
 from ..model.boosted import Boosted
 from ..model.features import SEASON
@@ -232,10 +233,8 @@ def _in_a_line(tuned: Tuned) -> str:
 # %% ../../nbs/ops/22_tuning.ipynb #642fbd18
 def _optuna() -> ModuleType:
     "Optuna, or one line how to get it."
-    try:
+    with needed_for("searching for parameters"):
         import optuna
-    except ModuleNotFoundError:
-        raise BadParameter("searching for parameters needs Optuna, which is not installed: pip install 'ride-duration[tune]'") from None
     return optuna
 
 

@@ -9,15 +9,13 @@ __all__ = ['HEAD', 'ARRIVE', 'LEAVE', 'Guard', 'GuardedProtocol']
 import asyncio
 from http import HTTPStatus
 
-from ..errors import BadParameter
+from ..extras import needed_for
 from .doors import problem_json
 from .rides import Trouble
 
-try:
+with needed_for("the service"):
     import uvloop  # noqa: F401 - uvicorn asks for it by name
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ModuleNotFoundError:
-    raise BadParameter("the service needs uvicorn with uvloop and httptools, which are not installed: pip install 'ride-duration[serve]'") from None
 
 # %% ../../nbs/serve/38_guard.ipynb #d6a05a6e
 HEAD = 16_384   # bytes of a request's line and headers

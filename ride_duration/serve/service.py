@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .. import __version__
-from ..errors import BadParameter
+from ..extras import needed_for
 from . import desk as at
 from .desk import Desk
 from .doors import Doors, House, ShortWay, as_trouble, problem_json
@@ -20,14 +20,12 @@ from .metrics import TYPE
 from .reference import STYLE, operations, reference_page
 from .rides import RIDE_ID, About, Answer, Answers, Batch, Completed, Curve, Outlines, Problem, Ride, State, Trip, Trouble, Truth, ZoneList
 
-try:
+with needed_for("the service"):
     from fastapi import FastAPI, Path as InPath, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, HTMLResponse, Response
     from fastapi.staticfiles import StaticFiles
     from starlette.exceptions import HTTPException
-except ModuleNotFoundError:
-    raise BadParameter("the service needs FastAPI, which is not installed: pip install 'ride-duration[serve]'") from None
 
 # %% ../../nbs/serve/38_service.ipynb #2c0f9c7a
 _SAID = {
