@@ -7,7 +7,7 @@ __all__ = ['NO_RECORD', 'Kept', 'Record', 'doubts_about', 'Estimate', 'estimate_
 
 # %% ../../nbs/ops/28_expected_error.ipynb #56d85228
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
