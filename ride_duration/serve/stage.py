@@ -10,6 +10,7 @@ __all__ = ['TRIPS', 'RIDE', 'Unproven', 'LeftOut', 'checkout', 'surroundings', '
 import http.client
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -140,6 +141,9 @@ class Witness:
             raise Unproven(otherwise)
 
 # %% ../../nbs/serve/43_stage.ipynb #8dd49288
+_PATIENCE = 120  # seconds for a service to begin
+
+
 class Served:
     "A running service."
 
@@ -147,10 +151,11 @@ class Served:
         command = [sys.executable, "-m", "ride_duration", "serve", "--fleet", witness.stage.fleet, "--port", "0"]
         self.said = open(witness.stage.folder / "service.txt", "w")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(command, cwd=witness.stage.folder, env=surroundings(witness.stage.home), stdout=subprocess.PIPE, stderr=self.said, text=True)
-        first = self.process.stdout.readline()
+        told, _, _ = select.select([self.process.stdout], [], [], _PATIENCE)
+        first = self.process.stdout.readline() if told else ""
         if not first:
             self.stop()
-            said = (witness.stage.folder / "service.txt").read_text().strip().splitlines() or ["it did not say why"]
+            said = (witness.stage.folder / "service.txt").read_text().strip().splitlines() or ["it did not say why, or not in time"]
             raise Unproven(f"the service did not begin: {said[-1][:300].removeprefix('ride-duration: ')}")
         self.address = first.split()[0]
         witness.note(f"$ {' '.join(command)}\n{first}")
