@@ -27,7 +27,7 @@ def _show(data: dict) -> None:
     for column in ("loop", "never", "always", "seed", "best", "above the best"):
         table.add_column(column, justify="right")
     table.add_column("what the loop did")
-    for row in [*data["rows"], {"month": "all", "scores": data["overall"], "outcome": f"{data['trainings']['loop']} trainings; always: {data['trainings']['always']}"}]:
+    for row in [*data["rows"], {"month": "all", "scores": data["overall"], "outcome": f"trained {data['trainings']['loop']} times of {data['trainings']['always']}"}]:
         scores = row["scores"]
         errors = [f"{scores[way]['rmse']:.3f}" if way in scores else "" for way in ("loop", "never", "always", "seed", "best")]
         table.add_row(row["month"], *errors, f"{scores['loop']['regret']:.2%}" if scores else "", row["outcome"])

@@ -126,8 +126,13 @@ def _learnt(loop: Loop) -> Month | None:  # the last month the champion has lear
     return max(map(parse_month, known.train), default=None) if known else None
 
 
+def _tried(loop: Loop, month: Month) -> Month | None:  # the last month that any model of earlier cycles has learnt from
+    trained = [one for done in journal.cycles(loop.name) if parse_month(done.month) < month for one in done.steps.get("train", {}).get("train", ())]
+    return max(map(parse_month, trained), default=None)
+
+
 def _choose(loop: Loop, month: Month, watched: Mapping) -> dict:
-    return vars(choose(loop.policy, month, _learnt(loop), watched.get("action"), watched.get("verdict", "")))
+    return vars(choose(loop.policy, month, _learnt(loop), watched.get("action"), watched.get("verdict", ""), _tried(loop, month)))
 
 
 def _is_fit(loop: Loop) -> Callable[[Month], bool]:
@@ -320,7 +325,7 @@ def rehearse(
         return [f"{begun}: it would go on from there"]
     if why := _published(loop, wanted, month is not None):
         return [why]
-    chosen = choose(loop.policy, wanted, _learnt(loop))
+    chosen = choose(loop.policy, wanted, _learnt(loop), tried=_tried(loop, wanted))
     learn = loop_months(loop, wanted)
     return [
         f"{wanted} is there: the champion would be watched on it" if history.champion(loop.name) else f"{wanted} is there, and there is no champion to watch",

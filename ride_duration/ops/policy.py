@@ -60,6 +60,7 @@ def choose(
     learnt: Month | None,   # the last month the champion has learnt from; None where there is no champion
     action: str | None = None,   # that the monitor asks for; None where it asks for none
     because: str = "",      # its verdict
+    tried: Month | None = None,  # the last month that a model has learnt from which was not promoted
 ) -> Choice:
     "Is a new model to be trained?"
     if action == "repair data":
@@ -68,10 +69,12 @@ def choose(
         return Choice(True, "there is no champion yet")
     if policy.on_findings and action in ("retrain", "roll back"):
         return Choice(True, f"the monitor asks for it ({_plain(because)})")
-    age = (month.year - learnt.year) * 12 + month.month - learnt.month
+    newest = max(learnt, tried or learnt)
+    age = (month.year - newest.year) * 12 + month.month - newest.month
     if policy.every and age > policy.every:
         return Choice(True, f"the champion has learnt nothing since {learnt}, and a new model is due every {policy.every} months")
-    return Choice(False, f"nothing asks for a new model: the champion has learnt until {learnt}" + ("" if policy.every else ", and there is no schedule"))
+    known = f"the champion has learnt until {learnt}" + (f", and a model that has learnt until {newest} was not promoted" if newest > learnt else "")
+    return Choice(False, f"nothing asks for a new model: {known}" + ("" if policy.every else ", and there is no schedule"))
 
 
 def _plain(verdict: str) -> str:  # without its full stop, for use inside a sentence

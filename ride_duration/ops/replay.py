@@ -148,7 +148,8 @@ def _summary(loop: Loop, months: Sequence[Month], rows: list[dict], models: Mapp
 
 
 def _verdict(found: Mapping) -> str:
-    trained = "{loop} trainings, where always retraining needs {always}".format(**found["trainings"])
+    loops, always = found["trainings"]["loop"], found["trainings"]["always"]
+    trained = f"{loops} training{'s' * (loops != 1)}, where always retraining needs {always}"
     if not found["overall"]:
         return f"In none of these months a champion answered, after {trained}: there is nothing to compare."
     answered, loop = [row["month"] for row in found["rows"] if row["scores"]], found["overall"]["loop"]
@@ -156,7 +157,7 @@ def _verdict(found: Mapping) -> str:
     broken = [says for name, says in asked if not found["kept"][name]]
     kept = f"both are within what is asked (at most {REGRET_AT_MOST:.0%}, and at most half as many)"
     return (
-        f"From {answered[0]} to {answered[-1]} the loop was off by {loop['rmse']:.2f} minutes (RMSE) over {loop['rides']:,} rides, {loop['regret']:.2%} more than the best choice in hindsight, "
+        f"{f'From {answered[0]} to {answered[-1]}' if answered[1:] else f'In {answered[0]}'} the loop was off by {loop['rmse']:.2f} minutes (RMSE) over {loop['rides']:,} rides, {loop['regret']:.2%} more than the best choice in hindsight, "
         f"after {trained}: {', and '.join(broken) or kept}."
     )
 
