@@ -16,6 +16,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import REPOSITORY
@@ -103,7 +104,7 @@ def sample(tmp_path: Path, mirror: Path) -> Path:
     for month in ("2023-01", "2023-02", "2023-03"):
         file = f"trip-data/green_tripdata_{month}.parquet"
         table = pq.read_table(mirror / file)
-        pq.write_table(table.take(range(0, table.num_rows, 10)), small / file)
+        pq.write_table(table.take(np.arange(0, table.num_rows, 10)), small / file)
     return small
 
 
@@ -193,7 +194,7 @@ def test_a_browser_reads_and_searches_it_without_asking_anybody_else(site: Path)
         page.get_by_role("link", name="Explanation").first.click()
         page.wait_for_url("**/leakage.html")
         page.goto(home)
-        page.locator("input.md-search__input").fill("leakage")
+        page.locator("input.md-search__input").press_sequentially("leakage")  # it listens to keys
         page.locator(".md-search-result__item").first.wait_for(timeout=60_000)
         browser.close()
     server.shutdown()
