@@ -82,7 +82,7 @@ def _write_files(folder: Path, content: Mapping[str, str]) -> None:
 
 # %% ../../nbs/ops/24_reports.ipynb #0b6696dd
 _NEEDED_LATER = ("nbconvert", "ride_duration.model.page", "ride_duration.model.tables", "ride_duration.ops.registry")
-_FOR_THE_INDEX = ("ride_duration.model.figures",)
+_FOR_THE_INDEX = ("ride_duration.model.trend_figures",)
 
 
 def _import_meanwhile(names: Iterable[str]) -> None:
