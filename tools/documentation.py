@@ -25,7 +25,7 @@ SECTIONS = {
         "how-to/cluster.md", "how-to/postgresql.md", "how-to/alerts.md", "how-to/scheduler.md", "how-to/compare.md",
         "serve.md", "page.md", "prediction-log.md", "experiments.md", "monitoring.md", "cycle.md", "deploy.md", "runbook.md",
     ],
-    "Explanation": ["explanation/leakage.md", "explanation/intervals.md", "explanation/gate.md", "explanation/drift.md", "explanation/loop.md", "maturity.md"],
+    "Explanation": ["explanation/leakage.md", "explanation/intervals.md", "explanation/gate.md", "explanation/drift.md", "explanation/loop.md", "replay.md", "maturity.md"],
 }  # fmt: skip
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 STRANGERS = r"\.\./(?=deploy/|benchmarks/|tests/|settings\.ini|Dockerfile|compose\.yaml)"  # files of the repository that are no pages
