@@ -224,7 +224,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow's own pages on what was trained here; Ctrl-C ends them."""
-    from ride_duration.ops.tracking import ui_command
+    from ride_duration.ops.mlflow_client import ui_command
 
     command = ui_command(host, port)
     print(f"MLflow: http://{host}:{port}", file=sys.stderr, flush=True)

@@ -113,6 +113,11 @@ def remove_file(
     except OSError as error:
         raise (storage_error(path, error) or error) from None
 
+# %% ../nbs/01_files.ipynb #40086067
+def _flush_tree(folder: Path) -> None:  # make sure all files are on the disk
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
+
 # %% ../nbs/01_files.ipynb #ca9396c0
 def sha256(
     path: Path,  # any file

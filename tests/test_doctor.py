@@ -21,7 +21,7 @@ from served import Service, register
 from test_disk import FUNCTIONS, needs_mounts
 
 from ride_duration.model.bundle import MANIFEST
-from ride_duration.ops import history, ledger, tracking
+from ride_duration.ops import history, ledger, outbox, tracking
 from ride_duration.ops.prediction_log import open_log
 from ride_duration.serve import machine, state, supplies
 from ride_duration.serve.checkup import BROKEN, OK, SKIPPED, WARNING, Seen
@@ -62,7 +62,7 @@ def alive(home: Path, served_bundles: dict[str, Path], monkeypatch: pytest.Monke
         folder = home.parent / f"record-{place}"
         shutil.copytree(served_bundles[place], folder / "bundle")
         (folder / "record.json").write_text(json.dumps(record | {"key": hashlib.sha256(place.encode()).hexdigest()[:16]}))
-        tracking.log_record(folder)
+        outbox.log_record(folder)
     shutil.copytree(served_bundles["first"], home / "champions" / NAME / "1")
     history.promote(NAME, 1, "the first", by="ada")
     tracking.set_alias("demo", "booking", "champion", 1)

@@ -52,7 +52,7 @@ def test_imports_only_go_down(path: Path):
     [
         ("papermill", "ride_duration.ops.runner"),
         ("optuna", "ride_duration.ops.tuning"),
-        ("mlflow", "ride_duration.ops.tracking"),
+        ("mlflow.MlflowClient", "ride_duration.ops.mlflow_client"),
         ("distributed", "ride_duration.ops.cluster"),
         ("dask", "ride_duration.ops.cluster"),
         ("sqlalchemy", "ride_duration.ops.log_database"),
@@ -62,6 +62,15 @@ def test_imports_only_go_down(path: Path):
 )
 def test_one_door_for_each_heavy_library(library: str, importer: str):
     assert {name for path, name in MODULES.items() if library in imported(path)} == {importer}
+
+
+def test_few_modules_know_mlflow_and_only_once_it_is_quiet():
+    "They import it inside functions, which are given a client or open one: only with the client comes what keeps MLflow from sending anything."
+    known = {path: name for path, name in MODULES.items() if any(target.partition(".")[0] == "mlflow" for target in imported(path))}
+    assert set(known.values()) == {f"ride_duration.ops.{name}" for name in ("mlflow_client", "mlflow_model", "mlflow_run", "tracking")}
+    outermost = [node for path in known for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = [name for node in outermost for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])]
+    assert not [name for name in names if name.partition(".")[0] == "mlflow"]
 
 
 def test_no_star_imports():

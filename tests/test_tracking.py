@@ -27,7 +27,7 @@ from ride_duration.errors import BadParameter, BrokenBundle, BrokenDatabase, Can
 from ride_duration.model.bundle import keep_lesson, load_bundle, save_bundle
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.ladder import BOOKING, METERED
-from ride_duration.ops import tracking
+from ride_duration.ops import mlflow_client, outbox, tracking
 
 MONTHS = ["2023-01"]
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -73,9 +73,9 @@ def empty(tmp_path_factory) -> Path:
     "A database as first use makes it, once for all tests."
     path = tmp_path_factory.mktemp("empty") / "home" / "mlflow.sqlite"
     path.parent.mkdir()
-    tracking._client_class()
-    with tracking._quietly():
-        tracking._make_database(path)
+    mlflow_client._client_class()
+    with mlflow_client._quietly():
+        mlflow_client._make_database(path)
     return path
 
 
@@ -115,7 +115,7 @@ class Server:
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/server.sqlite", "--artifacts-destination", str(self.folder / "files"),
             "--serve-artifacts", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
         ]  # fmt: skip
-        environment = os.environ | tracking._NOTHING_SENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = os.environ | mlflow_client._NOTHING_SENT | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         wait_for(self.uri, self.process)
         return self
@@ -156,15 +156,15 @@ def remote(server, home, monkeypatch) -> Server:
 
 
 def runs_of(key: str) -> list:
-    with tracking._mlflow() as client:
-        found = client.get_experiment_by_name(tracking.EXPERIMENT)
+    with mlflow_client._mlflow() as client:
+        found = client.get_experiment_by_name(mlflow_client.EXPERIMENT)
         return client.search_runs([found.experiment_id], f"tags.`key` = '{key}'") if found else []
 
 
 def python(program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
     "A plain process."
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | tracking._NOTHING_SENT | environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | mlflow_client._NOTHING_SENT | environment)
 
 
 LOAD = """
@@ -182,7 +182,7 @@ print(model.predict(rides).to_json(orient="split", double_precision=15))
 @pytest.mark.parametrize("regime", [BOOKING, METERED])
 def test_anyone_with_mlflow_loads_the_champion_by_its_alias(remote, bundles, trips, tmp_path, regime):
     key = f"{'a1' if regime == BOOKING else 'b2'}{'0' * 14}"
-    tracked = tracking.log_record(write_record(tmp_path / "record", key, bundles[regime], regime))
+    tracked = outbox.log_record(write_record(tmp_path / "record", key, bundles[regime], regime))
     tracking.set_alias("demo", regime, "champion", tracked.version)
     columns = ["pickup_at", "PULocationID", "DOLocationID"] + (["trip_distance"] if regime == METERED else [])
     rides = trips[columns].head(20)
@@ -196,7 +196,7 @@ def test_anyone_with_mlflow_loads_the_champion_by_its_alias(remote, bundles, tri
 
 def test_people_find_where_a_run_comes_from(remote, bundles, tmp_path):
     decision = {"promote": False, "because": "no gain"}
-    tracked = tracking.log_record(write_record(tmp_path / "record", "c3" * 8, bundles[BOOKING], decision=decision))
+    tracked = outbox.log_record(write_record(tmp_path / "record", "c3" * 8, bundles[BOOKING], decision=decision))
     (run,) = runs_of("c3" * 8)
     assert (run.info.run_id, run.info.status) == (tracked.run_id, "FINISHED")
     assert run.data.metrics == {f"{name}.{measure}": value for name, best in (("mean", 9.0), ("seed", 7.0), ("boosted", 5.0)) for measure, value in (("rmse_train", 4.0), ("rmse_val", best))}
@@ -204,7 +204,7 @@ def test_people_find_where_a_run_comes_from(remote, bundles, tmp_path):
     assert run.data.tags["mlflow.source.git.commit"] == COMMIT and run.data.tags["version.lightgbm"] == "4.7.0"
     inputs = {one.dataset.name: (one.tags[0].value, json.loads(one.dataset.source)["sha256"]) for one in run.inputs.dataset_inputs}
     assert inputs == {"demo_tripdata_2023-01.parquet": ("training", "a" * 64), "demo_tripdata_2023-02.parquet": ("validation", "b" * 64)}
-    with tracking._mlflow() as client:
+    with mlflow_client._mlflow() as client:
         files = {file.path for place in (None, "report", "figures") for file in client.list_artifacts(run.info.run_id, place)}
         found = client.get_model_version(tracking.registered_name("demo"), str(tracked.version))
     assert files == {"record.json", "decision.json", "model", "report", "figures", "report/train.html", "report/train.ipynb", "report/report.json", "figures/errors.png"}
@@ -212,21 +212,21 @@ def test_people_find_where_a_run_comes_from(remote, bundles, tmp_path):
 
 
 def test_a_decision_taken_later_is_added_to_the_same_run(local, tmp_path):
-    first = tracking.log_record(write_record(tmp_path / "first", "c4" * 8, None))
-    again = tracking.log_record(write_record(tmp_path / "again", "c4" * 8, None, decision={"promote": True}))
+    first = outbox.log_record(write_record(tmp_path / "first", "c4" * 8, None))
+    again = outbox.log_record(write_record(tmp_path / "again", "c4" * 8, None, decision={"promote": True}))
     assert first == again and len(runs_of("c4" * 8)) == 1
-    with tracking._mlflow() as client:
+    with mlflow_client._mlflow() as client:
         assert "decision.json" in {file.path for file in client.list_artifacts(first.run_id)}
 
 
 def test_a_model_that_comes_later_is_added_to_the_same_run(local, bundles, tmp_path):
-    first = tracking.log_record(write_record(tmp_path / "first", "c5" * 8, None))
-    again = tracking.log_record(write_record(tmp_path / "again", "c5" * 8, bundles[BOOKING]))
+    first = outbox.log_record(write_record(tmp_path / "first", "c5" * 8, None))
+    again = outbox.log_record(write_record(tmp_path / "again", "c5" * 8, bundles[BOOKING]))
     assert (first.version, again) == (None, (first.run_id, 1))
 
 
 def test_nothing_stored_is_a_pickle_or_names_this_machine(local, bundles, tmp_path):
-    tracking.log_record(write_record(tmp_path / "record", "d4" * 8, bundles[BOOKING]))
+    outbox.log_record(write_record(tmp_path / "record", "d4" * 8, bundles[BOOKING]))
     stored = [path for path in (local / "mlflow-artifacts").rglob("*") if path.is_file()]
     assert {"MLmodel", "ride_duration_model.py", "input_example.json", "requirements.txt", "manifest.json"} <= {path.name for path in stored}
     for path in stored:
@@ -244,13 +244,14 @@ def test_nothing_is_said_and_nothing_sent(local, bundles, tmp_path):
     program = """
 import os, sys
 os.chdir(sys.argv[2])
-from ride_duration.ops.tracking import log_record, versions
+from ride_duration.ops.outbox import log_record
+from ride_duration.ops.tracking import versions
 log_record(sys.argv[1]), versions("demo")
 from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is None
 assert not [name for name in os.environ if name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"]
 """
-    environment = {name: value for name, value in os.environ.items() if name not in (*tracking._NOTHING_SENT, "CI", "PYTEST_CURRENT_TEST")}
+    environment = {name: value for name, value in os.environ.items() if name not in (*mlflow_client._NOTHING_SENT, "CI", "PYTEST_CURRENT_TEST")}
     done = subprocess.run([sys.executable, "-c", program, folder, tmp_path / "here"], capture_output=True, text=True, env=environment, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list((tmp_path / "here").iterdir())
@@ -258,8 +259,8 @@ assert not [name for name in os.environ if name.startswith("MLFLOW_") and name !
 
 KILLED = """
 import os, signal, sys, time
-from ride_duration.ops import tracking
-client = tracking._client_class()
+from ride_duration.ops import mlflow_client, outbox
+client = mlflow_client._client_class()
 import mlflow.artifacts, mlflow.pyfunc, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
 changes = ("create_experiment", "create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated", "create_registered_model", "log_artifacts", "create_model_version")
 left = 0
@@ -279,7 +280,7 @@ for line in sys.stdin:  # a record, after how many changes it ends, or after how
     child = os.fork()
     if child == 0:
         left = int(steps)
-        tracking.log_record(folder)
+        outbox.log_record(folder)
         os._exit(0)
     if float(seconds):
         time.sleep(float(seconds))
@@ -303,7 +304,7 @@ def log_and_die(home):
     process.wait()
 
 
-def assert_one(key: str, tracked: tracking.Tracked) -> None:
+def assert_one(key: str, tracked: outbox.Tracked) -> None:
     "MLflow has this run and this version of a key, and nothing else."
     assert [(run.info.run_id, run.info.status) for run in runs_of(key)] == [(tracked.run_id, "FINISHED")]
     assert [(version.version, version.run_id) for version in tracking.versions("demo") if version.key == key] == [tracked[::-1]]
@@ -316,7 +317,7 @@ def test_killed_at_any_moment_and_again_it_is_one_run_and_one_version(local, bun
         folder = write_record(tmp_path / key, key, bundles[BOOKING])
         log_and_die(folder, seconds=dice.uniform(0.2, 0.7))
         states.add((tuple(run.info.status for run in runs_of(key)), any(version.key == key for version in tracking.versions("demo"))))
-        assert_one(key, tracking.log_record(folder))
+        assert_one(key, outbox.log_record(folder))
     assert len(states) > 1, f"all were killed in the same state: {states}"
 
 
@@ -326,7 +327,7 @@ def test_killed_after_any_change_and_again_it_is_one_run_and_one_version(local, 
         key = f"{step:016x}"
         folder = write_record(tmp_path / key, key, bundles[BOOKING])
         ends.append(log_and_die(folder, steps=step))
-        tracked = tracking.log_record(folder)
+        tracked = outbox.log_record(folder)
         assert_one(key, tracked)
         if ends[-1] == 0:
             break
@@ -336,7 +337,7 @@ def test_killed_after_any_change_and_again_it_is_one_run_and_one_version(local, 
 
 def test_a_home_killed_while_its_database_is_made_works_afterwards(home, tmp_path):
     folder = write_record(tmp_path / "record", "e1" * 8, None)
-    process = subprocess.Popen([sys.executable, "-c", "import sys\nfrom ride_duration.ops.tracking import log_record\nlog_record(sys.argv[1])", folder])
+    process = subprocess.Popen([sys.executable, "-c", "import sys\nfrom ride_duration.ops.outbox import log_record\nlog_record(sys.argv[1])", folder])
     for _ in range(20_000):
         if list(home.glob(".mlflow.sqlite.*.part")):
             break
@@ -345,30 +346,30 @@ def test_a_home_killed_while_its_database_is_made_works_afterwards(home, tmp_pat
     process.kill()
     process.wait()
     assert list(home.glob(".mlflow.sqlite.*.part")) and not (home / "mlflow.sqlite").exists()
-    assert tracking.log_record(folder).run_id
+    assert outbox.log_record(folder).run_id
     assert not list(home.glob(".mlflow.sqlite.*"))
 
 
 def test_without_a_server_the_record_waits_and_is_logged_once_it_is_back(remote, bundles, tmp_path, capfd):
     remote.stop()
-    tracking.put_in_outbox(write_record(tmp_path / "one", "f1" * 8, bundles[BOOKING]))
-    tracking.put_in_outbox(write_record(tmp_path / "two", "f2" * 8, None))
+    outbox.put_in_outbox(write_record(tmp_path / "one", "f1" * 8, bundles[BOOKING]))
+    outbox.put_in_outbox(write_record(tmp_path / "two", "f2" * 8, None))
     begin = time.monotonic()
-    results = tracking.sync()
+    results = outbox.sync()
     assert time.monotonic() - begin < 10
     assert [type(error) for _, error in results] == [TrackingUnreachable] * 2 and f"MLflow at {remote.uri}" in str(results[0][1])
-    assert [path.name for path in tracking.waiting()] == ["f1" * 8, "f2" * 8]
+    assert [path.name for path in outbox.waiting()] == ["f1" * 8, "f2" * 8]
     with pytest.raises(TrackingUnreachable, match="connection refused"):
         tracking.versions("demo")
     assert capfd.readouterr().err == ""
     remote.start()
     told = []
     with ThreadPoolExecutor(2) as pool:  # two at once share the work
-        other = pool.submit(tracking.sync)
-        found = tracking.sync(lambda *said: told.append(said)) + other.result()
-    assert sorted(key for key, _ in found) == ["f1" * 8, "f2" * 8] and all(isinstance(where, tracking.Tracked) for _, where in found)
+        other = pool.submit(outbox.sync)
+        found = outbox.sync(lambda *said: told.append(said)) + other.result()
+    assert sorted(key for key, _ in found) == ["f1" * 8, "f2" * 8] and all(isinstance(where, outbox.Tracked) for _, where in found)
     assert told[-1][:2] == (len(told), len(told))
-    assert (tracking.waiting(), list((tracking._outbox()).iterdir())) == ([], [])
+    assert (outbox.waiting(), list((outbox._outbox()).iterdir())) == ([], [])
     assert len(runs_of("f1" * 8)) == len(runs_of("f2" * 8)) == 1
 
 
@@ -394,7 +395,7 @@ def test_something_else_at_that_address_is_said_so(home, monkeypatch, tmp_path):
             time.sleep(0.05)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         with pytest.raises(TrackingUnreachable):
-            tracking.log_record(write_record(tmp_path / "record", "ab" * 8, None))
+            outbox.log_record(write_record(tmp_path / "record", "ab" * 8, None))
     finally:
         process.kill()
         process.wait()
@@ -412,7 +413,7 @@ def test_a_damaged_database_is_named_and_left_alone(local, tmp_path, damage):
         sqlite3.connect(path).execute("CREATE TABLE mine (minutes REAL)")
     before = path.read_bytes()
     with pytest.raises(BrokenDatabase, match=r"mlflow\.sqlite is damaged or not ours"):
-        tracking.log_record(write_record(tmp_path / "record", "ab" * 8, None))
+        outbox.log_record(write_record(tmp_path / "record", "ab" * 8, None))
     assert path.read_bytes() == before
 
 
@@ -427,16 +428,16 @@ def test_a_database_of_another_mlflow_is_said_so(local, tmp_path):
 def test_no_place_for_files_is_named(local, bundles, tmp_path):
     (local / "mlflow-artifacts").write_text("a file where a folder belongs")
     with pytest.raises(CannotWrite):
-        tracking.log_record(write_record(tmp_path / "record", "ab" * 8, bundles[BOOKING]))
+        outbox.log_record(write_record(tmp_path / "record", "ab" * 8, bundles[BOOKING]))
     (local / "mlflow-artifacts").unlink()
-    tracked = tracking.log_record(tmp_path / "record")
+    tracked = outbox.log_record(tmp_path / "record")
     assert (len(runs_of("ab" * 8)), tracked.version) == (1, 1)
 
 
 def test_a_record_that_mlflow_does_not_accept_holds_up_no_other(local, tmp_path):
-    tracking.put_in_outbox(write_record(tmp_path / "odd", "aa" * 8, None, scores={"bo:osted!": {"rmse_val": 5.0}}))
-    tracking.put_in_outbox(write_record(tmp_path / "sound", "bb" * 8, None))
-    results = dict(tracking.sync())
+    outbox.put_in_outbox(write_record(tmp_path / "odd", "aa" * 8, None, scores={"bo:osted!": {"rmse_val": 5.0}}))
+    outbox.put_in_outbox(write_record(tmp_path / "sound", "bb" * 8, None))
+    results = dict(outbox.sync())
     assert isinstance(results["aa" * 8], BadParameter) and "bo:osted!" in str(results["aa" * 8]) and results["bb" * 8].run_id
 
 
@@ -448,9 +449,9 @@ if [ "$5" = ro ]; then mount -o remount,ro "$RIDE_DURATION_HOME"; fi
 "$3" -c "
 import sys
 from ride_duration.errors import RideDurationError
-from ride_duration.ops import tracking
+from ride_duration.ops import outbox
 try:
-    tracking.log_record(sys.argv[1])
+    outbox.log_record(sys.argv[1])
 except RideDurationError as error:
     print(type(error).__name__, error)
 " "$4"
@@ -469,7 +470,7 @@ def test_a_full_or_read_only_disk_is_named(home, empty, bundles, tmp_path, room,
 
 def test_aliases(local, bundles, tmp_path):
     for number in (1, 2):
-        tracking.log_record(write_record(tmp_path / str(number), f"{number}" * 8, bundles[BOOKING]))
+        outbox.log_record(write_record(tmp_path / str(number), f"{number}" * 8, bundles[BOOKING]))
     tracking.set_alias("demo", BOOKING, "champion", 1)
     tracking.set_alias("demo", BOOKING, "champion", 2)
     tracking.set_alias("demo", BOOKING, "challenger", 2)
@@ -483,7 +484,7 @@ def test_aliases(local, bundles, tmp_path):
 
 
 def test_a_bundle_comes_back_whole_or_not_at_all(local, bundles, tmp_path):
-    tracked = tracking.log_record(write_record(tmp_path / "record", "ab" * 8, bundles[BOOKING]))
+    tracked = outbox.log_record(write_record(tmp_path / "record", "ab" * 8, bundles[BOOKING]))
     folder = tracking.download_bundle("demo", BOOKING, tracked.version, tmp_path / "shelf" / "bundle")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {path.name: path.read_bytes() for path in bundles[BOOKING].iterdir()}
     assert list(folder.parent.iterdir()) == [folder]
@@ -502,43 +503,43 @@ def test_a_bundle_comes_back_whole_or_not_at_all(local, bundles, tmp_path):
 
 
 def test_a_broken_record_stays_in_the_outbox_and_the_others_go(local, tmp_path):
-    broken = tracking.put_in_outbox(write_record(tmp_path / "broken", "aa" * 8, None))
-    tracking.put_in_outbox(write_record(tmp_path / "sound", "bb" * 8, None))
+    broken = outbox.put_in_outbox(write_record(tmp_path / "broken", "aa" * 8, None))
+    outbox.put_in_outbox(write_record(tmp_path / "sound", "bb" * 8, None))
     (broken / "record.json").write_text("{")
-    results = dict(tracking.sync())
+    results = dict(outbox.sync())
     assert isinstance(results["aa" * 8], BadParameter) and results["bb" * 8].run_id
-    assert tracking.waiting() == [broken]
+    assert outbox.waiting() == [broken]
 
 
 def test_a_record_killed_on_its_way_into_the_outbox_leaves_nothing(home, tmp_path):
     folder = write_record(tmp_path / "record", "aa" * 8, None)
     (folder / "train.html").write_bytes(b"x" * 30_000_000)
-    program = "import sys\nfrom ride_duration.ops.tracking import put_in_outbox\nprint(1, flush=True)\nput_in_outbox(sys.argv[1])"
+    program = "import sys\nfrom ride_duration.ops.outbox import put_in_outbox\nprint(1, flush=True)\nput_in_outbox(sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE)
     process.stdout.readline()
     for _ in range(2000):
-        if list(tracking._outbox().glob(".*.part")):
+        if list(outbox._outbox().glob(".*.part")):
             break
         time.sleep(0.001)
     process.kill()
     process.wait()
-    assert not [path for path in tracking.waiting() if not (path / "record.json").exists()]
-    whole = tracking.put_in_outbox(folder)
+    assert not [path for path in outbox.waiting() if not (path / "record.json").exists()]
+    whole = outbox.put_in_outbox(folder)
     assert (whole / "train.html").stat().st_size == 30_000_000 and list(whole.parent.iterdir()) == [whole]
 
 
 def test_the_pages_open(local, tmp_path):
-    tracking.log_record(write_record(tmp_path / "record", "ab" * 8, None))
+    outbox.log_record(write_record(tmp_path / "record", "ab" * 8, None))
     port = free_port()
-    process = subprocess.Popen(tracking.ui_command(port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(mlflow_client.ui_command(port=port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_for(f"http://127.0.0.1:{port}", process)
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read()
         telemetry = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/ajax-api/3.0/mlflow/ui-telemetry", timeout=10))
-        asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name={tracking.EXPERIMENT}")
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name={mlflow_client.EXPERIMENT}")
         found = json.load(urllib.request.urlopen(asked, timeout=10))
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert b"MLflow" in page and found["experiment"]["name"] == tracking.EXPERIMENT
+    assert b"MLflow" in page and found["experiment"]["name"] == mlflow_client.EXPERIMENT
     assert telemetry["disable_ui_telemetry"] is True

@@ -124,7 +124,8 @@ class ReportMaker(WorkerPlugin):
 
 # %% ../../nbs/ops/28_cluster_reports.ipynb #ea4892c0
 def _records(fleet: str, month: str) -> dict[str, bytes]:  # on a worker: key -> zipped folder
-    from ride_duration.ops.tracking import read_record, waiting
+    from ride_duration.ops.outbox import waiting
+    from ride_duration.ops.record import read_record
 
     found = {}
     with tempfile.TemporaryDirectory() as work:
@@ -137,7 +138,7 @@ def _records(fleet: str, month: str) -> dict[str, bytes]:  # on a worker: key ->
 
 
 def _receive(records: Mapping[str, bytes]) -> None:
-    from ride_duration.ops.tracking import put_in_outbox
+    from ride_duration.ops.outbox import put_in_outbox
 
     for name, content in records.items():
         with tempfile.TemporaryDirectory() as work:

@@ -20,12 +20,13 @@ from ..data.zones import zone_names
 from ..errors import NoModel, Refused, RideDurationError, TrackingUnreachable
 from ..files import sha256
 from ..model.ladder import BOOKING, METERED
-from . import history, tracking
+from . import history, outbox, tracking
 from .gate import SEED, Decision, Rules, against_champion, decide
 from .handover import HandedOver
 from .hold import require_released
 from .kept import kept_model
-from .tracking import Tracked, Version, registered_name
+from .outbox import Tracked
+from .tracking import Version, registered_name
 from .training import Candidate
 
 # %% ../../nbs/ops/23_registry.ipynb #965c0161
@@ -120,10 +121,10 @@ def _mend_aliases() -> None:  # the history is right
 
 
 def sync(
-    progress: Callable[[int, int, str], None] | None = None,  # see `tracking.sync`
+    progress: Callable[[int, int, str], None] | None = None,  # see `outbox.sync`
 ) -> list[tuple[str, Tracked | RideDurationError]]:  # key of each record, and where it stands or what was wrong
     "Log and register everything that waits in the outbox, and let the aliases say what the history says."
-    results = tracking.sync(progress, _arrived)
+    results = outbox.sync(progress, _arrived)
     if not any(isinstance(found, RideDurationError) for _, found in results):
         _mend_aliases()
     return results
@@ -142,7 +143,7 @@ def record_training(
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(bundle, Path(folder) / "bundle")
         (Path(folder) / "record.json").write_text(json.dumps(record))
-        tracking.put_in_outbox(Path(folder))
+        outbox.put_in_outbox(Path(folder))
 
 # %% ../../nbs/ops/23_registry.ipynb #c79045e0
 def _evidence(name: str, version: int) -> history.Event:  # the last decision about a version

@@ -312,7 +312,7 @@ def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits
         decision = deciding.result()
         report = write_report(plan, notebook, lambda data: _page(notebook, data, decision), {"decision.json": decision and decision.to_dict()})
         if track and handed.exists():
-            from ride_duration.ops.tracking import put_in_outbox
+            from ride_duration.ops.outbox import put_in_outbox
 
             put_in_outbox(_write_record(Path(work) / "record", plan, report, notebook, handed, decision))
     return report

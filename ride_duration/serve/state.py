@@ -19,7 +19,7 @@ import psutil
 
 from ..data.source import home_folder
 from ..errors import BadParameter, RideDurationError
-from ..ops import history, hold, incidents, journal, ledger, tracking
+from ..ops import history, hold, incidents, journal, ledger, outbox
 from ..ops.untouched import beside, check_pages, columns_of, database_trouble, untouched
 from . import experiment, keys
 from .checkup import BROKEN, OK, SKIPPED, WARNING, Seen, from_error
@@ -83,7 +83,7 @@ def look_at_leftovers() -> Iterator[Seen]:
         yield Seen(WARNING, f"{len(parts)} unfinished {'files' if len(parts) > 1 else 'file'} of processes that were killed, such as {parts[0]}", "they go when the same is written again, or now: find HOME -name '.*.part' and remove them")
     if killed:
         yield Seen(WARNING, f"killed in the middle and not done again: {'; '.join(killed[:3])}", "run the same command again")
-    if records := tracking.waiting():
+    if records := outbox.waiting():
         yield Seen(WARNING, f"{len(records)} {'trainings wait' if len(records) > 1 else 'training waits'} for MLflow", "ride-duration sync")
     if not parts and not killed and not records:
         yield Seen(OK, "nothing was left behind")

@@ -17,7 +17,7 @@ from ..data.month import Month, parse_month
 from ..data.source import home_folder, month_file, source_address
 from ..errors import BadParameter, NoModel, RideDurationError
 from ..model.ladder import BOOKING, METERED
-from ..ops import history, tracking
+from ..ops import history, mlflow_client, tracking
 from ..ops.kept import kept_model
 from ..ops.tracking import registered_name
 from ..ops.untouched import columns_of, untouched
@@ -35,7 +35,7 @@ def _champion(name: str) -> int | None:  # of the history
 
 def look_at_registry(fleet: str) -> Iterator[Seen]:
     "Does MLflow answer, and agree with the history?"
-    local = tracking._local_database(tracking.tracking_uri())
+    local = mlflow_client._local_database(mlflow_client.tracking_uri())
     crowned = {regime: _champion(registered_name(fleet, regime)) for regime in (BOOKING, METERED)}
     if local and not local.exists():
         missing = any(crowned.values())
@@ -52,7 +52,7 @@ def look_at_registry(fleet: str) -> Iterator[Seen]:
             repair = "ride-duration sync: the history is right" if version else f"ride-duration promote {aliases[regime]} --fleet {fleet}, or remove the alias in MLflow"
             yield Seen(BROKEN if version else WARNING, f"MLflow calls {said[0]} champion of {registered_name(fleet, regime)}, and the history {said[1]}", repair)
     if crowned == aliases:
-        yield Seen(OK, f"MLflow answers ({tracking._without_password(tracking.tracking_uri())}), and agrees with the history")
+        yield Seen(OK, f"MLflow answers ({mlflow_client._without_password(mlflow_client.tracking_uri())}), and agrees with the history")
 
 
 def look_at_models(fleet: str) -> Iterator[Seen]:
