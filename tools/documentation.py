@@ -25,10 +25,16 @@ SECTIONS = {
         "how-to/cluster.md", "how-to/postgresql.md", "how-to/alerts.md", "how-to/scheduler.md", "how-to/compare.md",
         "serve.md", "page.md", "prediction-log.md", "experiments.md", "monitoring.md", "cycle.md", "deploy.md", "runbook.md",
     ],
-    "Explanation": ["explanation/leakage.md", "explanation/intervals.md", "explanation/gate.md", "explanation/drift.md", "explanation/loop.md", "maturity.md"],
+    "Explanation": ["explanation/leakage.md", "explanation/intervals.md", "explanation/gate.md", "explanation/drift.md", "explanation/loop.md", "replay.md", "maturity.md"],
 }  # fmt: skip
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 STRANGERS = r"\.\./(?=deploy/|benchmarks/|tests/|settings\.ini|Dockerfile|compose\.yaml)"  # files of the repository that are no pages
+
+
+def _of_the_root(text: str) -> str:  # links of a notebook to pages of the repository's root, which lies as far above it as the site's does
+    for name, page in ROOT_PAGES.items():
+        text = re.sub(rf"\]\(((?:\.\./)+){re.escape(name)}", rf"](\1{page}", text)
+    return text
 
 
 def _at_the_root(text: str) -> str:  # a page of the repository's root becomes one of the site's root
@@ -84,7 +90,9 @@ def _notebooks(pages: Path) -> list:
     by_folder: dict[str, list] = {}
     for path in found:
         name = path.relative_to(REPOSITORY / "nbs").with_suffix(".md")
-        markdown_page(path, pages / "notebooks" / name)
+        page = pages / "notebooks" / name
+        markdown_page(path, page)
+        page.write_text(_of_the_root(page.read_text()))
         by_folder.setdefault(name.parent.name, []).append(f"notebooks/{name.as_posix()}")
     alone = by_folder.pop("")
     return [*sorted(alone, key=lambda name: not name.endswith("index.md")), *({folder: names} for folder, names in by_folder.items())]
