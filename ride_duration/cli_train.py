@@ -98,7 +98,7 @@ def _settings(parameters: Path | None, val: str) -> dict:  # refused where they 
     if parameters is None:
         return {}
     from ride_duration.data.month import parse_month, parse_months, require_order
-    from ride_duration.ops.tuning import read_parameters
+    from ride_duration.ops.parameters import read_parameters
 
     settings = read_parameters(parameters)
     searched = json.loads(parameters.read_text()).get("found", {}).get("train")

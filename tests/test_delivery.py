@@ -27,7 +27,8 @@ from ride_duration.ops import channels, delivery
 from ride_duration.ops.channels import MAIL_FROM, MAIL_TO, SMTP, WEBHOOK, NotDelivered
 from ride_duration.ops.delivery import deliver, waiting
 from ride_duration.ops.findings import Finding
-from ride_duration.ops.incidents import News, findings_file, observe
+from ride_duration.ops.findings_file import findings_file
+from ride_duration.ops.incidents import News, observe
 
 SECRET = "T024BE7LD-XXXXXXXX"
 

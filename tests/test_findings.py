@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from ride_duration.errors import BadParameter, BrokenDatabase
 from ride_duration.ops.findings import ACTIONS, KINDS, Finding, findings_table
-from ride_duration.ops.incidents import News, findings_file, observe, seen_before, told
+from ride_duration.ops.findings_file import findings_file
+from ride_duration.ops.incidents import News, observe, seen_before, told
 from ride_duration.ops.persistence import CERTAIN, LIVE, MONTHLY, Open, Rules, Span, open_after, read_rules
 from ride_duration.ops.runbook import runbook, runbook_entry
 

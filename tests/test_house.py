@@ -69,7 +69,7 @@ def test_few_modules_know_mlflow_and_only_once_it_is_quiet():
     known = {path: name for path, name in MODULES.items() if any(target.partition(".")[0] == "mlflow" for target in imported(path))}
     assert set(known.values()) == {f"ride_duration.ops.{name}" for name in ("mlflow_client", "mlflow_model", "mlflow_run", "tracking")}
     outermost = [node for path in known for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = [name for node in outermost for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])]
+    names = [name for node in outermost for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])]
     assert not [name for name in names if name.partition(".")[0] == "mlflow"]
 
 

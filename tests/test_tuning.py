@@ -16,7 +16,8 @@ from ride_duration.errors import BadParameter, RideDurationError
 from ride_duration.model.boosted import Boosted
 from ride_duration.model.features import KNOWN
 from ride_duration.ops import tuning
-from ride_duration.ops.tuning import SPACE, default_parameters, fold_errors, read_parameters, rolling_folds, tune
+from ride_duration.ops.parameters import SPACE, default_parameters, read_parameters
+from ride_duration.ops.tuning import fold_errors, rolling_folds, tune
 
 FEW = {"fleet": "demo", "most_rides": 2000}
 SECONDS_A_FOLD = 10

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .figures import BLUE, GREY, ORANGE, drawn, nothing
+from .drawing import BLUE, GREY, ORANGE, drawn, nothing
 
 # %% ../../nbs/model/18_monitor_figures.ipynb #f2f63133
 @drawn

@@ -22,7 +22,8 @@ from ..files import alone_in
 from . import channels
 from .channels import NotDelivered
 from .findings import Finding
-from .incidents import News, Observed, findings_file, observe, remembering
+from .findings_file import findings_file, remembering
+from .incidents import News, Observed, observe
 from .persistence import MONTHLY, Rules
 
 # %% ../../nbs/ops/29_delivery.ipynb #c9cca8c6

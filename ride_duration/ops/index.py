@@ -103,7 +103,7 @@ _LEAD = (
 def _pictures(found: list[tuple[Path, dict]]) -> str:  # HTML
     import pandas as pd
 
-    from ride_duration.model.figures import coverage_trend_picture, trend_picture
+    from ride_duration.model.trend_figures import coverage_trend_picture, trend_picture
     from ride_duration.model.page import picture
 
     lines = [(data["fleet"], data["val"], name, score["rmse_val"], score.get("coverage_val")) for _, data in found for name, score in data["models"].items()]

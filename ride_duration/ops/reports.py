@@ -7,11 +7,9 @@ __all__ = ['Report', 'training_months', 'Plan', 'plan_report', 'finished_report'
            'write_report', 'make_once', 'make_report']
 
 # %% ../../nbs/ops/24_reports.ipynb #707d2ef5
-import base64
 import importlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import ride_duration
@@ -31,6 +28,7 @@ from ..files import alone_in, replacing, sha256
 from ..model.ladder import LADDER, choose_rungs
 from .index import write_index
 from .ledger import RunKey, Running, code_version, finished_outputs, record_skipped, recorded
+from .notebook_pictures import _figures, _make_pictures_small
 
 # %% ../../nbs/ops/24_reports.ipynb #f308584d
 @dataclass(frozen=True)
@@ -45,25 +43,6 @@ class Report:
     @property
     def page(self) -> Path:
         return self.folder / f"{self.name}.html"
-
-
-def _make_pictures_small(notebook: Mapping) -> None:
-    """Draw them with 128 colours: a page over a year of months is looked at over a slow line, too.
-
-    The same pixels give the same bytes.
-    """
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output["data"]["image/png"] = _small(output["data"]["image/png"])
-
-
-def _small(png: str) -> str:  # both as base64
-    from PIL import Image
-
-    content = BytesIO()
-    Image.open(BytesIO(base64.b64decode(png))).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(content, "png", optimize=True)
-    return base64.b64encode(content.getvalue()).decode()
 
 
 def _page(notebook: Mapping, data: Mapping, decision: Mapping | None) -> str:  # HTML
@@ -82,7 +61,7 @@ def _write_files(folder: Path, content: Mapping[str, str]) -> None:
 
 # %% ../../nbs/ops/24_reports.ipynb #0b6696dd
 _NEEDED_LATER = ("nbconvert", "ride_duration.model.page", "ride_duration.model.tables", "ride_duration.ops.registry")
-_FOR_THE_INDEX = ("ride_duration.model.figures",)
+_FOR_THE_INDEX = ("ride_duration.model.trend_figures",)
 
 
 def _import_meanwhile(names: Iterable[str]) -> None:
@@ -278,14 +257,6 @@ def _commit() -> str | None:  # of the code, where it is a checkout
     package = Path(ride_duration.__file__).parent
     found = subprocess.run(["git", "-C", str(package), "log", "-1", "--format=%H", "--", "."], capture_output=True, text=True, check=False) if shutil.which("git") else None
     return found.stdout.strip() or None if found and not found.returncode else None
-
-
-def _figures(notebook: Mapping) -> Iterator[tuple[str, bytes]]:  # name, PNG
-    shown = [output for cell in notebook["cells"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    for number, output in enumerate(shown, 1):
-        heading = output["metadata"].get("image/png", {}).get("alt", "").removeprefix("picture: ")
-        name = re.sub(r"[^a-z]+", "-", heading.lower()).strip("-")
-        yield f"{number:02}-{name or 'figure'}.png", base64.b64decode(output["data"]["image/png"])
 
 
 def _write_record(folder: Path, plan: Plan, report: Report, notebook: Mapping, handed: Path, decision: object | None) -> Path:

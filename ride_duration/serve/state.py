@@ -19,7 +19,7 @@ import psutil
 
 from ..data.source import home_folder
 from ..errors import BadParameter, RideDurationError
-from ..ops import history, hold, incidents, journal, ledger, outbox
+from ..ops import findings_file, history, hold, journal, ledger, outbox
 from ..ops.untouched import beside, check_pages, columns_of, database_trouble, untouched
 from . import experiment, keys
 from .checkup import BROKEN, OK, SKIPPED, WARNING, Seen, from_error
@@ -92,7 +92,7 @@ def look_at_leftovers() -> Iterator[Seen]:
 DATABASES = {  # file -> SQL of its tables, what it remembers, and its newest moment
     "history.sqlite": (history._TABLES, "who was champion", "SELECT max(at) FROM event"),
     "runs.sqlite": (ledger._TABLES, "what was run", "SELECT max(began) FROM run"),
-    "findings.sqlite": (incidents.TABLES, "what was found", "SELECT max(at) FROM event"),
+    "findings.sqlite": (findings_file.TABLES, "what was found", "SELECT max(at) FROM event"),
     "cycles.sqlite": (journal._TABLES, "what the loop has done", "SELECT max(ended) FROM step"),
     "switch.sqlite": (hold._TABLES, "the stop switch", "SELECT max(at) FROM switch"),
     "experiments.sqlite": (experiment._TABLES, "experiments", "SELECT max(started_at) FROM experiment"),
