@@ -18,7 +18,7 @@ import typer
 
 from .cli_log import Log
 from .cli_models import Metered, Why
-from .errors import AttentionNeeded, BadParameter, MonthNotPublished
+from .errors import AttentionNeeded, BadParameter, MonthNotPublished, RideDurationError, RunInterrupted
 from .terminal import Fleet, Json, Source, console, fetching, named, speaking_json
 
 app = typer.Typer()
@@ -55,11 +55,17 @@ def _tell(cycle: object, as_json: bool) -> None:  # of `journal.Cycle`
     print(cycle)
 
 
-def _undone(loop: object, log: str | None) -> None:
+def _undone(loop: object, log: str | None) -> RideDurationError | None:  # what was in the way
     from ride_duration.ops.watch import check_champion
 
-    if says := check_champion(loop, log):
-        print(says, file=sys.stderr)
+    try:
+        if says := check_champion(loop, log):
+            print(says, file=sys.stderr)
+    except RunInterrupted:
+        raise
+    except RideDurationError as error:
+        return error
+    return None
 
 
 @app.command()
@@ -92,15 +98,18 @@ def cycle(
         if dry_run:
             said = rehearse(loop, wanted)
             return print(json.dumps(said, indent=1) if as_json else "\n".join(said))
-        _undone(loop, log)
+        trouble, done = _undone(loop, log), None
         try:
             done = run_cycle(loop, wanted, wait)
         except MonthNotPublished as error:
             if wanted:
                 raise
-            return print(json.dumps({"waiting": str(error)}) if as_json else str(error))
-    _tell(done, as_json)
-    if done.steps.get("monitor", {}).get("action") == "repair data":
+            print(json.dumps({"waiting": str(error)}) if as_json else str(error))
+    if done:
+        _tell(done, as_json)
+    if trouble:  # the month was seen to all the same
+        raise trouble
+    if done and done.steps.get("monitor", {}).get("action") == "repair data":
         raise AttentionNeeded(f"{fleet} {done.month}: {done.steps['monitor']['verdict']}")
 
 # %% ../nbs/46_cli_cycle.ipynb #f22bac0b

@@ -204,10 +204,20 @@ def _register(loop: Loop, month: Month, trained: Mapping) -> dict:
     return {"version": version, "passed": event.evidence["passed"], "says": event.why}
 
 # %% ../../nbs/ops/35_cycle.ipynb #8ed64d7b
+def _taken_back(loop: Loop, version: int) -> str | None:  # why it is not for the loop to promote; None where it is champion, or was never rolled back
+    crowned = history.champion(loop.name)
+    gone = [event for event in history.events(loop.name) if event.kind == history.ROLLBACK and event.previous == version]
+    if not gone or crowned.version == version:
+        return None
+    return f"it was champion once and was rolled back by {gone[-1].by} ({gone[-1].why}); only a person promotes it again"
+
+
 def _promote(loop: Loop, version: int) -> dict:
     crowned = history.champion(loop.name)
     if crowned and crowned.version == version:  # it was promoted before we were killed
         return {"champion": version}
+    if why := _taken_back(loop, version):
+        return {"refused": why}
     if found := held(loop.fleet):
         return {"held": str(found)}
     try:
@@ -218,6 +228,8 @@ def _promote(loop: Loop, version: int) -> dict:
 
 
 def _try(loop: Loop, cycle: Cycle, version: int) -> Mapping | None:  # None: the trial goes on
+    if why := _taken_back(loop, version):
+        return {"action": "stop", "says": why}
     if loop.trial is None or loop.policy.trial == "none":
         return {"action": "promote", "says": "no trial was asked for"}
     journal.step(cycle, "trial begins", lambda: loop.trial.start(version))
@@ -284,6 +296,8 @@ def _asked(loop: Loop, month: Month | None) -> Cycle:
     begun = journal.unfinished(loop.name)
     if begun and month and begun.month != str(month):
         raise BadParameter(f"{begun}: finish it first, by a cycle without --month")
+    if begun and loop.policy.trial == "none" != begun.settings.get("trial", "none"):  # or it would be promoted without
+        raise BadParameter(f"{begun}: it began with a policy that asks for a trial ({begun.settings['trial']}), and this one asks for none: name that one with --policy")
     if begun:
         return begun
     wanted = month or next_month(loop)

@@ -171,13 +171,25 @@ def _told_of_failures(loop: Loop, state: State) -> None:  # the third in a row i
         announce(loop.fleet, begun.month if begun else datetime.now(UTC).strftime("%Y-%m-%d"), f"the loop has failed three times in a row and goes on trying: {state.error}")
 
 
-def _round(loop: Loop, state: State, log: str | None, rules: UndoRules) -> str:
+def _undo(loop: Loop, state: State, log: str | None, rules: UndoRules) -> RideDurationError | None:  # what was in the way
     try:
         if undone := check_champion(loop, log, rules):
             state.undone += 1
             _say("undone", loop=loop.name, says=undone)
+    except RunInterrupted:
+        raise
+    except RideDurationError as error:
+        return error
+    return None
+
+
+def _round(loop: Loop, state: State, log: str | None, rules: UndoRules) -> str:
+    try:
+        trouble = _undo(loop, state, log, rules)
         deliver()
         outcome = _look(loop, state)
+        if trouble:  # the month was seen to all the same
+            raise trouble
         state.failures, state.error = 0, None
     except RunInterrupted:
         raise
@@ -195,11 +207,7 @@ def _wait(loop: Loop, state: State, seconds: float, pauses: Pauses, stop: thread
     until = time.monotonic() + seconds
     state.next_look = datetime.fromtimestamp(time.time() + seconds, UTC)
     while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, pauses.undo)):
-        try:
-            if time.monotonic() < until and (undone := check_champion(loop, log, rules)):
-                state.undone += 1
-                _say("undone", loop=loop.name, says=undone)
-        except RideDurationError as error:  # the next round meets it, too, and says so
+        if time.monotonic() < until and (error := _undo(loop, state, log, rules)):  # the next round meets it, too, and says so
             _say("failed", loop=loop.name, kind=type(error).__name__, says=str(error))
 
 

@@ -57,14 +57,17 @@ class RideTrial:
 
     def judge(self, version: int) -> tuple[str, str]:  # promote, go on or stop; and why, in a sentence
         "What completed rides say so far; an experiment that is decided against ends."
+        crowned = history.champion(registered_name(self.fleet, self.regime))
+        if crowned is None or crowned.version == version:
+            return "promote", "it is champion already" if crowned else "there was no champion to compare it with"
         found = next((one for one in reversed(experiment.experiments(self.fleet, self.regime)) if one.challenger == version), None)
-        if found is None:
-            return "promote", "there was no champion to compare it with"
+        if over := experiment.why_over(found) if found else "nothing is known of it any more":  # whoever has stopped it has decided
+            return "stop", f"its trial has ended: {over}"
         try:
             says = judged(found, self.log)
         except LogUnavailable:
             return "go on", "no ride has been answered yet"
-        if says.action == "stop" and says.over is None:
+        if says.action == "stop":
             experiment.stop(self.fleet, self.regime, says.headline, "the loop")
         return says.action, says.headline
 
