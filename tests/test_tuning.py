@@ -12,7 +12,7 @@ import pytest
 from ride_duration.data.source import fetch_month
 from ride_duration.data.trips import load_trips
 from ride_duration.data.zones import zone_table
-from ride_duration.errors import BadParameter, RideDurationError
+from ride_duration.errors import BadParameter, MissingExtra, RideDurationError
 from ride_duration.model.boosted import Boosted
 from ride_duration.model.features import KNOWN
 from ride_duration.ops import tuning
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_it_as_ever_and_optuna_says_nothing(monkeypatch, capfd):
 
 def test_without_optuna_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(BadParameter, match=r"^[^\n]*pip install 'ride-duration\[tune\]'$"):
+    with pytest.raises(MissingExtra, match=r"^[^\n]*pip install 'ride-duration\[tune\]'$"):
         tune("2023-01", "demo", fetch=None)  # said before anything is fetched
 
 
