@@ -41,7 +41,7 @@ Deliver = Annotated[bool, typer.Option("--deliver/--no-deliver", help="Remember 
 
 
 def _judge(month: object, fleet: str, rules: object, deliver: bool, make: dict) -> tuple[object, object | None]:  # the report, and what came of telling
-    from ride_duration.ops.monitor_report import findings_of, make_monitor
+    from ride_duration.ops.monitor_report import findings_of, make_monitor, month_scope
 
     telling = None
 
@@ -50,7 +50,7 @@ def _judge(month: object, fleet: str, rules: object, deliver: bool, make: dict) 
         if deliver:
             from ride_duration.ops.delivery import tell
 
-            telling = tell("month", fleet, str(month), findings_of(data), data["verdict"], rules)
+            telling = tell(month_scope(make.get("metered", False)), fleet, str(month), findings_of(data), data["verdict"], rules)
 
     return make_monitor(month, fleet, found=tell_first, **make), telling
 

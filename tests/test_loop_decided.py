@@ -1,6 +1,7 @@
 """What people and rides have decided, the loop does not decide again: an experiment stopped by hand, a promotion by hand, a predecessor that cannot be asked."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,19 @@ from served import make_bundles
 from typer.testing import CliRunner
 
 from ride_duration.cli import app
+from ride_duration.data import demo
+from ride_duration.data.demo import write_demo_month
 from ride_duration.data.month import Month
-from ride_duration.errors import MonthNotPublished
+from ride_duration.data.trips import read_trips
+from ride_duration.data.zones import zone_table
+from ride_duration.errors import AttentionNeeded, MonthNotPublished
+from ride_duration.model.bundle import keep_lesson, save_bundle
+from ride_duration.model.intervals import RangedBoosted
+from ride_duration.model.promise import judge_trips
 from ride_duration.ops import history, watch
 from ride_duration.ops.cycle import Loop
+from ride_duration.ops.incidents import told
+from ride_duration.ops.index import read_monitors
 from ride_duration.ops.prediction_log import open_log
 from ride_duration.serve import experiment
 from ride_duration.serve.trial import RideTrial
@@ -87,3 +97,27 @@ def test_a_scheduler_hears_of_a_damaged_predecessor_after_the_month_was_looked_f
     done = CliRunner().invoke(app, ["cycle", "--source", str(tmp_path / "mirror"), "--reports", str(tmp_path / "reports")])
     assert "2023-04" in done.stdout
     assert "is not a sound bundle" in str(done.exception)
+
+
+def watched_bundle(folder: Path, regime: str) -> Path:
+    "A small model of the demo city with its promise, as training leaves one."
+    write_demo_month(folder / "month.parquet", Month(2023, 1), 3000)
+    trips, _ = read_trips(folder / "month.parquet", "demo", Month(2023, 1))
+    model = RangedBoosted(zone_table("demo"), regime, trees=20, threads=1).fit(trips, trips["duration"])
+    answers = dict(zip(("own", "own_low", "own_high"), model.predict_with_interval(trips), strict=True))
+    lesson = replace(keep_lesson(trips), promise=judge_trips(trips.assign(**answers), "own"))
+    return save_bundle(model, folder / regime, lesson, {"fleet": "demo", "synthetic": True, "train": ["2023-01"], "val": "2023-02"})
+
+
+def test_a_metered_model_has_pages_and_findings_of_its_own(home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Both are watched in one home and one folder of reports: neither writes over the other's page, or ends what the other has found."""
+    folder, reports = tmp_path_factory.mktemp("both"), tmp_path / "reports"
+    for regime, words in (("booking", []), ("metered", ["--metered"])):
+        done = CliRunner().invoke(app, ["monitor", str(demo.SHOCK_MONTH), "--fleet", "demo", "--bundle", str(watched_bundle(folder, regime)), "--reports", str(reports), *words])
+        assert done.exception is None or isinstance(done.exception, AttentionNeeded), done.output
+    pages = {folder.name: data["model"]["regime"] for folder, data in read_monitors(reports)}
+    assert pages == {f"{demo.SHOCK_MONTH}": "booking", f"{demo.SHOCK_MONTH}-metered": "metered"}
+    assert f"{demo.SHOCK_MONTH}, metered</a>" in (reports / "index.html").read_text()
+    found = told("demo")
+    assert {one.scope for one in found} == {"month", "month metered"}
+    assert all(one.ended is None for one in found)

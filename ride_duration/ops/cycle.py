@@ -25,7 +25,7 @@ from .findings import Finding
 from .gate import Rules
 from .hold import held
 from .journal import Cycle
-from .monitor_report import REFUSED, findings_of, make_monitor
+from .monitor_report import REFUSED, findings_of, make_monitor, month_scope
 from .policy import Policy, choose, months_to_learn_from
 from .reports import Limits, make_report, plan_report
 from .tracking import registered_name
@@ -103,7 +103,7 @@ def _unwatched(loop: Loop, month: Month, fetched: Mapping) -> dict:  # where the
     if not fetched.get("refused"):
         return {"skipped": "there is no champion to watch yet"}
     says = f"the month cannot be used: {fetched['refused']}"
-    tell("month", loop.fleet, str(month), [Finding(fetched["kind"], loop.fleet, str(month), "act", "repair data", says, str(month), 1, "month", None, 1.0)], says)
+    tell(month_scope(loop.metered), loop.fleet, str(month), [Finding(fetched["kind"], loop.fleet, str(month), "act", "repair data", says, str(month), 1, "month", None, 1.0)], says)
     return {"action": "repair data", "verdict": f"Repair data: {says}."}
 
 
@@ -112,7 +112,7 @@ def _monitor(loop: Loop, month: Month, fetched: Mapping) -> dict:
         return _unwatched(loop, month, fetched)
 
     def told(data: Mapping) -> None:
-        tell("month", loop.fleet, str(month), findings_of(data), data["verdict"])
+        tell(month_scope(loop.metered), loop.fleet, str(month), findings_of(data), data["verdict"])
 
     report = make_monitor(month, loop.fleet, loop.metered, loop.source, reports=loop.reports, seconds=loop.seconds, fetch=loop.fetch, found=told, patience=float("inf"))
     return {name: report.data[name] for name in ("verdict", "severity", "action", "figures")} | {"page": str(report.page)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..data.month import format_months, parse_months
 from ..files import alone_in, write_file
-from ..model.ladder import LADDER, Rung
+from ..model.ladder import LADDER, METERED, Rung
 
 # %% ../../nbs/ops/23_index.ipynb #e7f06a81
 _NEEDED = {"fleet", "synthetic", "train", "val", "clean_rows", "models", "model"}
@@ -125,7 +125,7 @@ def read_monitors(
 
 
 def _watched_row(folder: Path, data: Mapping) -> dict[str, str]:  # column -> HTML
-    name, figures = f"{html.escape(data['fleet'])} {html.escape(data['month'])}", data["figures"]
+    name, figures = f"{html.escape(data['fleet'])} {html.escape(data['month'])}{', metered' if (data.get('model') or {}).get('regime') == METERED else ''}", data["figures"]
     shown = {column: f"{figures[key]:.2f}" if isinstance(figures.get(key), float) else "" for column, key in (("RMSE", "rmse"), ("promised", "promised_rmse"), ("expected", "expected_rmse"))}
     return {
         "month": f"<a href='{html.escape(folder.as_posix())}/monitor.html'>{name}</a>{' (synthetic)' if data['synthetic'] else ''}",

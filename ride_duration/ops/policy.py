@@ -67,6 +67,8 @@ def choose(
         return Choice(False, f"the data of {month} are to be repaired first ({_plain(because)})")
     if learnt is None:
         return Choice(True, "there is no champion yet")
+    if month <= learnt:  # no gate could compare with it, so a training, or a trial on real rides, would be for nothing
+        return Choice(False, f"the champion has learnt until {learnt}, so {month} is no fair month to judge it on")
     if policy.on_findings and action in ("retrain", "roll back"):
         return Choice(True, f"the monitor asks for it ({_plain(because)})")
     newest = max(learnt, tried or learnt)
