@@ -228,12 +228,14 @@ class Unwell(RideDurationError):
     "the doctor has found something broken"
 
     exit_code = 51
+    repair = "Do what its table says beside each broken line, and ask it again."
 
 
 class LevelMissing(RideDurationError):
     "the highest level of MLOps maturity does not hold"
 
     exit_code = 52
+    repair = "Read the first missing point and its evidence; a point that needs the repository or a program is named so."
 
 
 class RunInterrupted(RideDurationError):
