@@ -221,7 +221,7 @@ def test_others_need_a_key(served_bundles, tmp_path, home):
 def test_a_missing_package_is_one_line(package):
     program = f"import sys; sys.modules[{package!r}] = None; from ride_duration.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program, "serve", "--fleet", "demo"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 13 and "pip install 'ride-duration[serve]'" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 16 and "pip install 'ride-duration[serve]'" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_port_that_is_taken(served, served_bundles):
