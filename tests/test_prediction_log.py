@@ -387,7 +387,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path, missing: str, 
     program = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['ride-duration', 'log', 'prune', '--keep', '1d', '--log', {url!r}]; from ride_duration.cli import main; main()"
     (tmp_path / "log.sqlite").touch()
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (13, "")
+    assert (done.returncode, done.stdout) == (16, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("ride-duration: ") and line.endswith(f"pip install '{repair}'")
 
