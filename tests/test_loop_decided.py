@@ -19,9 +19,9 @@ from ride_duration.model.bundle import keep_lesson, save_bundle
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.promise import judge_trips
 from ride_duration.ops import history, watch
-from ride_duration.ops.cycle import Loop
 from ride_duration.ops.incidents import told
 from ride_duration.ops.index import read_monitors
+from ride_duration.ops.loop import Loop
 from ride_duration.ops.prediction_log import open_log
 from ride_duration.serve import experiment
 from ride_duration.serve.trial import RideTrial

@@ -6,7 +6,6 @@
 
 import argparse
 import logging
-import os
 import re
 import shutil
 import sys
@@ -22,8 +21,8 @@ from reference import commands_page, module_index, module_page, modules, support
 SECTIONS = {
     "Tutorial": ["tutorial/first-report.md", "tutorial/own-feature.md", "tutorial/serve-and-watch.md"],
     "How to": [
-        "how-to/cluster.md", "how-to/postgresql.md", "how-to/alerts.md", "how-to/scheduler.md", "how-to/compare.md",
-        "serve.md", "page.md", "prediction-log.md", "experiments.md", "monitoring.md", "cycle.md", "deploy.md", "runbook.md",
+        "how-to/cluster.md", "how-to/postgresql.md", "how-to/alerts.md", "how-to/compare.md", "loop.md",
+        "serve.md", "page.md", "prediction-log.md", "experiments.md", "monitoring.md", "deploy.md", "runbook.md",
     ],
     "Explanation": ["explanation/leakage.md", "explanation/intervals.md", "explanation/gate.md", "explanation/drift.md", "explanation/loop.md", "replay.md", "maturity.md"],
 }  # fmt: skip
@@ -53,14 +52,6 @@ def _in_docs(text: str, depth: int) -> str:  # links that leave docs/ lead to th
     return re.sub(rf"\]\({up}{STRANGERS}", f"]({up}files/", text)
 
 
-def _without_pages_to_come(text: str, folder: Path) -> str:  # a page that SECTIONS expects and nobody has written yet is named, not linked
-    coming = [page for section in SECTIONS.values() for page in section if not (REPOSITORY / "docs" / page).exists()]
-    for page in coming:
-        target = Path(os.path.relpath(page, folder)).as_posix()
-        text = re.sub(rf"\[([^\]]+)\]\({re.escape(target)}(?:#[^)]*)?\)", r"\1", text)
-    return text
-
-
 def _copy_docs(pages: Path) -> None:
     docs = REPOSITORY / "docs"
     for file in docs.rglob("*"):
@@ -68,13 +59,13 @@ def _copy_docs(pages: Path) -> None:
         if file.suffix == ".md":
             target.parent.mkdir(parents=True, exist_ok=True)
             inside = file.relative_to(docs).parent
-            target.write_text(_without_pages_to_come(_in_docs(file.read_text(), len(inside.parts)), inside))
+            target.write_text(_in_docs(file.read_text(), len(inside.parts)))
         elif file.suffix in (".png", ".svg", ".diff"):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
     for name, page in ROOT_PAGES.items():
         if (REPOSITORY / name).exists():
-            (pages / page).write_text(_without_pages_to_come(_at_the_root((REPOSITORY / name).read_text()), Path()))
+            (pages / page).write_text(_at_the_root((REPOSITORY / name).read_text()))
 
 
 def _copy_linked_files(pages: Path) -> None:  # what pages name and is no page: shown as it is

@@ -18,8 +18,9 @@ from ..data.source import home_folder
 from ..errors import MonthNotPublished
 from . import journal
 from .channels import MAIL_FROM, MAIL_TO, SMTP, WEBHOOK
-from .cycle import Loop, run_cycle
+from .cycle import run_cycle
 from .journal import Cycle
+from .loop import Loop
 
 # %% ../../nbs/ops/37_past.ipynb #3c70ae0d
 _SILENT = (WEBHOOK, SMTP, MAIL_TO, MAIL_FROM, "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")

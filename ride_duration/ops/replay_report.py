@@ -19,7 +19,7 @@ from ..data.month import Month, format_months
 from ..data.source import home_folder
 from ..errors import BadParameter, FolderBusy, MonthNotPublished
 from ..files import alone_in, write_file
-from .cycle import Loop
+from .loop import Loop
 from .index import write_index
 from .ledger import RunKey, Running, code_version
 from .monitor_report import REFUSED

@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 from ..data.month import Month
 from ..errors import BadParameter, FolderBusy, LogUnavailable, MonthNotPublished, RideDurationError, RunInterrupted
 from . import history, journal
-from .cycle import Loop, next_month, run_cycle
+from .cycle import run_cycle
 from .delivery import announce, deliver
 from .hold import held
+from .loop import Loop, next_month
 from .prediction_log import open_log
 from .undo import UndoRules, undo_if_worse, watched
 
@@ -170,7 +171,7 @@ def _told_of_failures(loop: Loop, state: State) -> None:  # the third in a row i
         begun = journal.unfinished(loop.name)
         announce(loop.fleet, begun.month if begun else datetime.now(UTC).strftime("%Y-%m-%d"), f"the loop has failed three times in a row and goes on trying: {state.error}")
 
-
+# %% ../../nbs/ops/36_watch.ipynb #e1a96b09
 def _undo(loop: Loop, state: State, log: str | None, rules: UndoRules) -> RideDurationError | None:  # what was in the way
     try:
         if undone := check_champion(loop, log, rules):
@@ -210,7 +211,7 @@ def _wait(loop: Loop, state: State, seconds: float, pauses: Pauses, stop: thread
         if time.monotonic() < until and (error := _undo(loop, state, log, rules)):  # the next round meets it, too, and says so
             _say("failed", loop=loop.name, kind=type(error).__name__, says=str(error))
 
-
+# %% ../../nbs/ops/36_watch.ipynb #4e67ef0f
 def watch(
     loop: Loop,
     state: State,
