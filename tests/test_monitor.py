@@ -114,6 +114,12 @@ def test_mistakes_are_one_line_before_the_work(here, run):
     assert wrong.returncode == 13 and WEBHOOK in wrong.stderr and "secret" not in wrong.stderr.replace("may be secret", "")
 
 
+def test_a_model_that_was_never_judged_is_one_line(here, run, served_bundles):
+    done = run("monitor", "2023-03", "--fleet", "demo", "--bundle", served_bundles["first"])
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (13, "", 1), done.stderr
+    assert "was never judged on a month" in done.stderr
+
+
 @pytest.fixture
 def judged(here: Path):
     "A damaged May, judged by the city's model."

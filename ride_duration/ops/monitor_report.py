@@ -46,6 +46,8 @@ def _check(bundle: Path, fleet: str, metered: bool) -> None:
     model = load_bundle(bundle)
     if (model.manifest.get("fleet"), model.regime) != (fleet, METERED if metered else BOOKING):
         raise BadParameter(f"{bundle} is a {model.regime} model of {model.manifest.get('fleet')} taxis: say --fleet {model.manifest.get('fleet')}{' --metered' if model.regime == METERED else ''}")
+    if not model.promise.rides:
+        raise BadParameter(f"{bundle} was never judged on a month, so it has promised nothing that a month could be held against: train it again, with ride-duration train or report")
 
 
 def _earlier(reports: Path, fleet: str, month: Month, metered: bool) -> list[dict]:  # oldest first
