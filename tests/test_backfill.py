@@ -105,6 +105,19 @@ def test_an_interrupt_stops_all_and_keeps_what_is_finished(tmp_path, home, monke
     assert done.returncode == 0 and set(finished(home, monkeypatch).values()) == {1}
 
 
+def test_an_interrupt_just_after_a_run_was_written_down_ends_it(home, monkeypatch):
+    begin = ledger._begin
+
+    def interrupted(key: ledger.RunKey) -> None:
+        begin(key)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, "_begin", interrupted)
+    with pytest.raises(KeyboardInterrupt), ledger.recorded(ledger.RunKey("train", {}, {}, "c0de")):
+        pass
+    assert [run.outcome for run in ledger.runs()] == ["interrupted"]
+
+
 def test_a_month_that_is_not_there_does_not_stop_the_others(run, tmp_path, mirror):
     done = run("report", "2023-12..2024-02", "--source", mirror, "--no-track", *CHEAP)
     assert done.returncode == 20 and "2024-01" in done.stderr, done.stderr

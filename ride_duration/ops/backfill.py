@@ -131,9 +131,11 @@ class _Worker:
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
+            for _ in range(5):  # Python loses an interrupt that comes while it is in a callback or a destructor
+                self.process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(2)
+                    return
             self.process.kill()
 
 # %% ../../nbs/ops/25_backfill.ipynb #d0be2409

@@ -7,6 +7,7 @@ __all__ = ['OUTCOMES', 'code_version', 'RunKey', 'Running', 'recorded', 'record_
 
 # %% ../../nbs/ops/20_ledger.ipynb #2fe690a9
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,36 +87,41 @@ class Running:
     outputs: dict[str, str] = field(default_factory=dict)  # file -> sha256
 
 
-def _begin(key: RunKey) -> int:  # the row's number
+def _begin(key: RunKey) -> None:
     given = (json.dumps(dict(part), sort_keys=True) for part in (key.parameters, key.inputs))
     ours = psutil.Process()
     row = (key.text, key.notebook, *given, key.code, _now(), "running", ours.pid, ours.create_time())
     with _ledger() as ledger:
         columns = "key, notebook, parameters, inputs, code, began, outcome, process, process_began"
-        return ledger.execute(f"INSERT INTO run ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
+        ledger.execute(f"INSERT INTO run ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
-def _end(number: int, running: Running, outcome: str, error: str | None) -> None:
-    row = (_now(), outcome, error, round(running.peak_mb, 1), json.dumps(running.outputs), number)
+_OURS = "(SELECT max(id) FROM run WHERE key = ? AND process = ? AND outcome = 'running')"  # not a number kept by us: we may be interrupted before we learn it
+
+
+def _end(key: RunKey, running: Running, outcome: str, error: str | None) -> None:
+    row = (_now(), outcome, error, round(running.peak_mb, 1), json.dumps(running.outputs), key.text, os.getpid())
     with _ledger() as ledger:
-        ledger.execute("UPDATE run SET ended = ?, outcome = ?, error = ?, peak_mb = ?, outputs = ? WHERE id = ?", row)
+        ledger.execute(f"UPDATE run SET ended = ?, outcome = ?, error = ?, peak_mb = ?, outputs = ? WHERE id = {_OURS}", row)
 
 
 @contextmanager
 def recorded(key: RunKey) -> Iterator[Running]:
     "A run that is written down before it begins and when it ends, however it ends."
-    number, running = _begin(key), Running()
+    running = Running()
     try:
+        _begin(key)
         yield running
+        _end(key, running, "ok", None)
     except BaseException as error:
-        _end(number, running, _outcome(error), str(error) or type(error).__name__)
+        _end(key, running, _outcome(error), str(error) or type(error).__name__)
         raise
-    _end(number, running, "ok", None)
 
 # %% ../../nbs/ops/20_ledger.ipynb #125c0e32
 def record_skipped(key: RunKey, why: str) -> None:
     "A run that was not needed."
-    _end(_begin(key), Running(), "skipped", why)
+    _begin(key)
+    _end(key, Running(), "skipped", why)
 
 
 def finished_outputs(
