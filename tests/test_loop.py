@@ -261,6 +261,14 @@ def left(world: World) -> dict:
     }
 
 
+def differences(one: object, other: object, where: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [found for name in {**one, **other} for found in differences(one.get(name), other.get(name), f"{where}/{name}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [found for number, pair in enumerate(zip(one, other, strict=True)) for found in differences(*pair, f"{where}/{number}")]
+    return [] if one == other else [f"{where}: {one} instead of {other}"]
+
+
 def test_killed_anywhere_and_begun_again_it_ends_as_if_nothing_had_been(world: World, chat: tuple[str, list[str]]):
     """RIDE_DURATION_KILLS=20 for the whole of it. The home folder stands at the same place each time, for MLflow knows where its files are."""
     url, heard = chat
@@ -288,9 +296,10 @@ def test_killed_anywhere_and_begun_again_it_ends_as_if_nothing_had_been(world: W
         time.sleep(moment)
         process.kill()
         process.communicate()
-        code, _, error = world.run("cycle", "--month", "2023-11", "--wait", "60", *world.loop)
-        assert code == 0, error
-        assert left(world) == undisturbed, f"killed after {moment:.2f} of {took:.2f} seconds"
+        if not [done for done in journal.cycles() if done.month == "2023-11" and done.ended]:  # it may have been quicker than the first; asked for again by name, the month would be judged anew
+            code, _, error = world.run("cycle", "--month", "2023-11", "--wait", "60", *world.loop)
+            assert code == 0, error
+        assert differences(left(world), undisturbed) == [], f"killed after {moment:.2f} of {took:.2f} seconds"
         assert sorted(set(heard)) == news, "told, perhaps once more where nobody could know"
 
 

@@ -1,4 +1,4 @@
-"""The wheel alone, in an empty environment and another folder: the core trains and answers, and with its extra it makes a report."""
+"""The wheel alone, in an empty environment and another folder: the core fetches, trains and answers; with its extras it reports, sees to months and serves."""
 
 import os
 import shutil
@@ -8,10 +8,14 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
+from served import Service
+
+QUICK = ("-p", "models=seed,boosted", "-p", "trees=60")
 
 
-def test_the_wheel_makes_a_report_from_anywhere(tmp_path: Path):
+def test_the_wheel_does_everything_from_anywhere(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch):
     source = tmp_path / "source"
     ignore = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "reports")
     shutil.copytree(REPOSITORY, source, ignore=ignore)
@@ -32,6 +36,8 @@ def test_the_wheel_makes_a_report_from_anywhere(tmp_path: Path):
     elsewhere.mkdir()
     assert installed_megabytes(tmp_path / "empty") < CORE_MEGABYTES
     assert import_seconds(python) < 1
+    fetched = run(python, elsewhere, "fetch", "2023-01", "--fleet", "green", "--source", files)
+    assert fetched.returncode == 0 and "green_tripdata_2023-01.parquet" in fetched.stdout, fetched
     trained = run(python, elsewhere, "train", "--train", "2023-01", "--val", "2023-02", "--models", "seed,boosted", "--fleet", "demo")
     assert trained.returncode == 0, trained.stderr
     answered = run(python, elsewhere, "predict", "--from", "7", "--to", "12", "--fleet", "demo")
@@ -43,6 +49,18 @@ def test_the_wheel_makes_a_report_from_anywhere(tmp_path: Path):
     done = run(python, elsewhere, "report", "2023-02", "--fleet", "demo")
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "reports" / "demo" / "2023-02" / "train.html").exists()
+
+    subprocess.run([*install, f"{wheel}[mlops,monitor,serve]"], check=True)
+    rules = elsewhere / "gate.toml"
+    rules.write_text("coverage_low = 0.5\ncoverage_high = 0.95\n")  # ranges of few trees and few rides are what they can be
+    turned = run(python, elsewhere, "cycle", "--month", "2023-03", "--fleet", "demo", "--rules", rules, *QUICK)
+    assert turned.returncode == 0 and "version 3 answers from now on" in turned.stdout, turned  # what was trained and reported before has been registered, too
+    watched = run(python, elsewhere, "monitor", "2023-04", "--fleet", "demo")
+    assert watched.returncode in (0, 50) and (elsewhere / "reports" / "demo" / "2023-04" / "monitor.html").exists(), watched.stderr
+    monkeypatch.setattr(sys, "executable", str(python))
+    with Service(tmp_path / "home", "--fleet", "demo", "--port", "0") as service:
+        status, answer = service.ask("/predict", {"pickup": 7, "dropoff": 12})
+        assert (status, answer["model"]["version"]) == (200, "3") and answer["low"] < answer["minutes"] < answer["high"]
 
 
 # NumPy, pandas, PyArrow, SciPy, scikit-learn and LightGBM take 560 MB of it, compiled by pip: a core that trains cannot be smaller than they are.
