@@ -5,10 +5,25 @@ from importlib import import_module
 __version__ = "0.1.0"
 _HOME = {
     "Month": "data.month",
-    "load_trips": "data.trips",
     "fetch_month": "data.source",
+    "load_trips": "data.trips",
+    "zone_table": "data.zones",
+    "find_zone": "data.zones",
     "train": "ops.training",
+    "RangedBoosted": "model.intervals",
+    "save_bundle": "model.bundle",
+    "load_bundle": "model.bundle",
+    "kept_model": "ops.kept",
+    "score_month": "ops.scoring",
     "make_report": "ops.reports",
+    "make_monitor": "ops.monitor_report",
+    "registered": "ops.registry",
+    "promote": "ops.registry",
+    "rollback": "ops.registry",
+    "champion_on": "ops.history",
+    "Loop": "ops.loop",
+    "run_cycle": "ops.cycle",
+    "make_replay": "ops.replay_report",
 }
 __all__ = [*_HOME]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+import ride_duration
+
 PACKAGE = REPOSITORY / "ride_duration"
 MODULES = {
     path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
@@ -81,6 +83,12 @@ def test_importing_leaves_no_trace(tmp_path: Path):
     program = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
     done = subprocess.run([sys.executable, "-c", program, *MODULES.values()], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr, list(tmp_path.iterdir())) == (0, "", "", [])
+
+
+@pytest.mark.parametrize("name", ride_duration.__all__)
+def test_what_is_public_stands_at_the_front_door_and_says_what_it_is(name: str):
+    found = getattr(ride_duration, name)
+    assert found.__name__ == name and found.__doc__ and not found.__doc__.startswith(f"{name}("), "a class's own signature is no documentation"
 
 
 def test_ruff_is_content():
