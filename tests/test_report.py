@@ -130,6 +130,16 @@ def test_what_the_folder_says_cannot_be_changed_from_inside(run, tmp_path, param
     assert not (tmp_path / "reports").exists()
 
 
+def test_the_pages_of_both_regimes_stand_side_by_side(home):
+    from ride_duration import Month
+    from ride_duration.ops.reports import plan_report
+
+    def folder(**parameters: str) -> str:
+        return plan_report(Month(2023, 2), "demo", parameters=parameters).folder.as_posix()
+
+    assert [folder(), folder(model="seed"), folder(model="boosted_metered")] == ["reports/demo/2023-02", "reports/demo/2023-02", "reports/demo/2023-02-metered"]
+
+
 def test_old_and_damaged_reports_do_not_break_the_index(good, run, tmp_path):
     old = json.loads(good["reports/demo/2023-02/report.json"])
     old["models"]["retired"] = old["models"]["seed"]

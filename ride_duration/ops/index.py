@@ -109,7 +109,7 @@ def _pictures(found: list[tuple[Path, dict]]) -> str:  # HTML
     lines = [(data["fleet"], data["val"], name, score["rmse_val"], score.get("coverage_val")) for _, data in found for name, score in data["models"].items()]
     if not lines:
         return ""
-    table = pd.DataFrame(lines, columns=["fleet", "month", "model", "rmse", "coverage"])
+    table = pd.DataFrame(lines, columns=["fleet", "month", "model", "rmse", "coverage"]).drop_duplicates(["fleet", "month", "model"])  # a month may have a page of each regime
     pictures, held = [picture(trend_picture(table), "error of each model by month")], table.dropna(subset="coverage")
     return "\n".join(pictures + ([picture(coverage_trend_picture(held), "share of rides in range by month")] if len(held) else []))
 

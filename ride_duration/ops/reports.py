@@ -25,7 +25,7 @@ from ..data.month import Month, format_months, parse_fleet, parse_month
 from ..data.source import fetch_month, home_folder, source_address
 from ..errors import BadParameter
 from ..files import alone_in, replacing, sha256
-from ..model.ladder import LADDER, choose_rungs
+from ..model.ladder import LADDER, METERED, choose_rungs
 from .index import write_index
 from .ledger import RunKey, Running, code_version, finished_outputs, record_skipped, recorded
 from .notebook_pictures import _figures, _make_pictures_small
@@ -142,7 +142,8 @@ def plan_report(
     asked = _check(notebook, ours, parameters or {})
     files = [fetch(fleet, needed, source) for needed in (*months, month)]
     key = RunKey(notebook.stem, asked, {file.path.name: file.sha256 for file in files}, code_version(notebook))
-    return Plan(fleet, notebook, asked, key, Path(reports) / fleet / str(month))
+    metered = LADDER[asked.get("model", "boosted")].regime == METERED  # which has a page of its own beside that of the booking model
+    return Plan(fleet, notebook, asked, key, Path(reports) / fleet / f"{month}{'-metered' if metered else ''}")
 
 # %% ../../nbs/ops/24_reports.ipynb #fed9a4d9
 def _fingerprints(plan: Plan) -> dict[str, str]:  # file -> sha256
