@@ -14,6 +14,8 @@ from conftest import REPOSITORY
 from dask_cluster import Cluster, free_port, offspring, process, scheduler, wait_until, worker
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'ride-duration[dask]'")
+from ride_duration.ops.cluster import connected, workers_of
+from ride_duration.ops.cluster_reports import _report_makers
 
 CHEAP = ("--fleet", "demo", "-p", "models=mean,seed", "-p", "model=seed")
 
@@ -125,6 +127,13 @@ def test_a_cluster_that_cannot_be_used(cluster: Cluster, run, tmp_path: Path):
     done = run("report", "2023-02", *CHEAP, "--cluster", cluster.address)
     assert done.returncode == 44 and "ride-duration is 0.0.1 on worker tcp://" in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "reports" / "demo").exists()
+
+
+def test_a_client_that_has_dropped_its_scheduler_leaves_without_a_traceback(two: Cluster):
+    "As Dask's does when it notices that the scheduler is gone, at whatever moment that is."
+    with connected(two.address) as client, _report_makers(client):
+        client.scheduler = None
+        assert workers_of(client) is None
 
 
 def test_the_scheduler_dies(tmp_path: Path, home: Path):

@@ -23,7 +23,7 @@ from ..data.source import home_folder, source_address
 from ..errors import BadParameter, CannotWrite, ClusterUnreachable, KernelDied, RideDurationError, RunInterrupted
 from ..files import make_folder, write_file
 from .backfill import Done, Work, _interruptible, _Worker
-from .cluster import Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of
+from .cluster import GONE, Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of
 from .cluster_storage import Storage, folder_for, write_index_at
 from .reports import training_months
 
@@ -230,7 +230,7 @@ def _report_makers(client: Client) -> Iterator[str]:  # their name; their proces
     try:
         yield name
     finally:
-        with suppress(OSError, TimeoutError, RuntimeError):
+        with suppress(*GONE):
             client.unregister_worker_plugin(name)
 
 

@@ -30,7 +30,7 @@ from ..model.bundle import Lesson
 from ..model.features import METERED, choose_features, read_rides
 from ..model.intervals import RangedBoosted, one_in
 from ..model.ladder import LADDER, choose_rungs
-from .cluster import CancelledError, Client, Future, KilledWorker, Lock, array, connected, require_same, versions, workers_of
+from .cluster import GONE, CancelledError, Client, Future, KilledWorker, Lock, array, connected, require_same, versions, workers_of
 from .cluster_guard import TrainingGuard, WatchedDaskRegressor, is_learning
 from .cluster_parts import every_nth, rows_of, usual_minutes
 from .cluster_rides import SpreadRides
@@ -118,7 +118,7 @@ def _alone(client: Client, told: Callable[[str], object]) -> Iterator[None]:  # 
     try:
         yield
     finally:
-        with suppress(OSError, TimeoutError, RuntimeError):  # the scheduler is gone, or has forgotten it
+        with suppress(*GONE):  # or it has forgotten it
             lock.release()
 
 
@@ -159,11 +159,11 @@ def _prepared(address: str, patience: float) -> Iterator[Client]:
             yield client
         except WorkerLost as lost:
             _wait_for_the_others(client, 40)  # longer than the guard is patient
-            with suppress(OSError, TimeoutError):
+            with suppress(*GONE):
                 client.wait_for_workers(lost.there, timeout=10)
             raise
         finally:
-            with suppress(OSError, TimeoutError, RuntimeError):
+            with suppress(*GONE):
                 _wait_for_the_others(client, 5)
                 client.unregister_worker_plugin(name)
 
