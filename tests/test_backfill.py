@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ride_duration.ops import ledger
+from ride_duration.ops import backfill, ledger
 
 CHEAP = ("-p", "models=mean,seed", "-p", "model=seed")
 COMMAND = [sys.executable, "-m", "ride_duration"]
@@ -116,6 +116,24 @@ def test_an_interrupt_just_after_a_run_was_written_down_ends_it(home, monkeypatc
     with pytest.raises(KeyboardInterrupt), ledger.recorded(ledger.RunKey("train", {}, {}, "c0de")):
         pass
     assert [run.outcome for run in ledger.runs()] == ["interrupted"]
+
+
+def test_a_worker_that_is_told_again_while_it_ends_is_not_interrupted_in_that():
+    with pytest.raises(KeyboardInterrupt):
+        backfill._stop()
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        backfill._stop()
+        try:
+            raise OSError
+        except OSError:
+            backfill._stop()
+    try:
+        raise OSError
+    except OSError:
+        with pytest.raises(KeyboardInterrupt):
+            backfill._stop()
 
 
 def test_a_month_that_is_not_there_does_not_stop_the_others(run, tmp_path, mirror):

@@ -88,7 +88,7 @@ def test_importing_leaves_no_trace(tmp_path: Path):
 @pytest.mark.parametrize("name", ride_duration.__all__)
 def test_what_is_public_stands_at_the_front_door_and_says_what_it_is(name: str):
     found = getattr(ride_duration, name)
-    assert found.__name__ == name and found.__doc__ and not found.__doc__.startswith(f"{name}("), "a class's own signature is no documentation"
+    assert found.__name__ == name and found.__doc__ and not found.__doc__.startswith(f"{name}("), "a dataclass without words of its own documents itself by its signature"
 
 
 def test_ruff_is_content():

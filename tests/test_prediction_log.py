@@ -285,7 +285,7 @@ def test_old_days_leave_while_others_write(log: PredictionLog) -> None:
         asyncio.run(main())
         pruning.join()
     assert (pruned[0].answers, pruned[0].completions) == (13_000, 1)
-    assert max(waits) < 5, "nobody is refused, and nobody waits for the end of it"
+    assert max(waits) < 3, "far from the five seconds after which somebody is refused"
     assert sum(map(len, log.read())) == len(waits) + 1
 
 

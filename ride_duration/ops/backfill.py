@@ -83,8 +83,12 @@ def _read_tasks(tasks: queue.Queue) -> None:
     os.kill(os.getpid(), signal.SIGTERM)  # wherever the main thread is, the run it waits for is interrupted
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+def _stop(*_: object) -> None:  # unless we are ending because of an earlier one: what is written down at the end would be lost
+    found = sys.exception()
+    while found and not isinstance(found, KeyboardInterrupt):
+        found = found.__context__
+    if found is None:
+        raise KeyboardInterrupt
 
 
 def serve() -> None:

@@ -24,7 +24,7 @@ from .index import read_monitors, write_index
 from .limits import LIMITS
 from .limits import Limits as MonitorLimits
 from .ledger import RunKey, Running, code_version
-from .reports import Limits, Plan, Report, execute, kernel_environment, make_once, write_report
+from .reports import Limits, Plan, Report, execute, kernel_environment, make_once, month_folder, write_report
 
 # %% ../../nbs/ops/32_monitor_report.ipynb #84de7926
 REFUSED = {UnreadableFile: "unreadable_month", WrongFleet: "unreadable_month", BrokenContract: "columns_changed"}  # error -> kind of finding
@@ -71,7 +71,7 @@ def _plan(fleet: str, month: Month, metered: bool, file: object | None, handed: 
     asked = runner.check_parameters(notebook, {"month": str(month), "fleet": fleet, "metered": metered})
     inputs = {"bundle": sha256(bundle / MANIFEST), "handed": hash_of(json.dumps(handed, sort_keys=True).encode()).hexdigest()}
     key = RunKey(notebook.stem, asked, inputs | ({file.path.name: file.sha256} if file else {}), code_version(notebook))
-    return Plan(fleet, notebook, asked, key, Path(reports) / fleet / f"{month}{'-metered' if metered else ''}", also=(), data="monitor.json")
+    return Plan(fleet, notebook, asked, key, month_folder(reports, fleet, month, metered), also=(), data="monitor.json")
 
 # %% ../../nbs/ops/32_monitor_report.ipynb #7d8ad185
 def month_scope(
