@@ -26,7 +26,8 @@ def trend_picture(
         for model, line in own.groupby("model", sort=False):
             axes.plot([months.index(month) for month in line["month"]], line["rmse"], marker="o", ms=4, **_line(model))
         note = " (synthetic)" if fleet == "demo" else ""
-        axes.set(title=f"{fleet}{note}", ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
+        axes.set_title(f"{fleet}{note}", pad=8 + 15 * -(-own["model"].nunique() // 4))  # above the legend
+        axes.set(ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
         axes.set_xticklabels(months, fontsize=9 if len(months) < 9 else 7.5)
         axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5)
     return figure
@@ -38,15 +39,15 @@ def coverage_trend_picture(
 ) -> Figure:
     "How many rides ended inside the range promised for four in five, a line a fleet."
     figure, axes = plt.subplots(figsize=(7.5, 2.4))
-    months = sorted(held["month"].unique())
+    months, markers = sorted(held["month"].unique()), dict(zip(dict.fromkeys(held["fleet"]), "os^", strict=False))
     axes.axhspan(77, 83, color="#dfe8f1", zorder=0)
     axes.axhline(80, color="#8a97a6", ls=":", lw=1)
     for (fleet, model), line in held.sort_values("month").groupby(["fleet", "model"], sort=False):
         places = [months.index(month) for month in line["month"]]
         look = _line(model)
-        axes.plot(places, line["coverage"] * 100, marker="o", ms=4, **look | {"label": f"{fleet}{' (synthetic)' if fleet == 'demo' else ''}, {look['label']}"})
+        axes.plot(places, line["coverage"] * 100, marker=markers[fleet], ms=4, **look | {"label": f"{fleet}{' (synthetic)' if fleet == 'demo' else ''}, {look['label']}"})
     low, high = held["coverage"].min() * 100, held["coverage"].max() * 100
     axes.set(ylabel="rides in range (%)", ylim=(min(72, low - 1), max(88, high + 1)), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
     axes.set_xticklabels(months, fontsize=9 if len(months) < 9 else 7.5)
-    axes.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5)
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.01, 0.98), fontsize=8.5)
     return figure
