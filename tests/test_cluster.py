@@ -14,8 +14,11 @@ from conftest import REPOSITORY
 from dask_cluster import Cluster, free_port, offspring, process, scheduler, wait_until, worker
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'ride-duration[dask]'")
+from ride_duration.data.month import parse_month
+from ride_duration.errors import ClusterUnreachable
+from ride_duration.ops.backfill import Work
 from ride_duration.ops.cluster import connected, workers_of
-from ride_duration.ops.cluster_reports import _report_makers
+from ride_duration.ops.cluster_reports import _Months, _report_makers
 
 CHEAP = ("--fleet", "demo", "-p", "models=mean,seed", "-p", "model=seed")
 
@@ -134,6 +137,16 @@ def test_a_client_that_has_dropped_its_scheduler_leaves_without_a_traceback(two:
     with connected(two.address) as client, _report_makers(client):
         client.scheduler = None
         assert workers_of(client) is None
+
+
+def test_months_whose_scheduler_is_gone_are_not_called_dead_before_dask_has_cancelled_them(two: Cluster):
+    with connected(two.address) as client:
+        months = _Months(client, Work("demo"), "none", "none", "reports", lambda month: None, lambda done: None)
+        months.running[client.submit(time.sleep, 1)] = parse_month("2023-02")
+        client.scheduler = None
+        months.run([parse_month("2023-03")], results := {})
+    assert sorted(map(str, results)) == ["2023-02", "2023-03"]
+    assert all("the scheduler is gone" in str(done.error) and isinstance(done.error, ClusterUnreachable) for done in results.values())
 
 
 def test_the_scheduler_dies(tmp_path: Path, home: Path):

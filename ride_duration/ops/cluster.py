@@ -23,9 +23,10 @@ from .ledger import code_version
 with needed_for("a cluster"):
     from dask import array, config  # noqa: F401 - for those behind this door
     from distributed import CancelledError, Client, Future, KilledWorker, Lock, Reschedule, Worker, WorkerPlugin, get_worker, rpc, wait  # noqa: F401
+    from distributed.client import ClosedClientError
 
 # %% ../../nbs/ops/26_cluster.ipynb #d1c28639
-GONE = (OSError, TimeoutError, RuntimeError, AttributeError)  # what a call ends with once the scheduler is gone; the last where the client has dropped it already
+GONE = (OSError, TimeoutError, RuntimeError, CancelledError, ClosedClientError, AttributeError)  # what a call ends with once the scheduler is gone; the last where the client has dropped it already
 _TALKATIVE = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.batched", "tornado.application", "asyncio", "lightgbm")
 
 

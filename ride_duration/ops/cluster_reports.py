@@ -165,7 +165,8 @@ _ALONE = 30  # seconds without any worker
 
 def _ended(future: Future, month: Month) -> tuple[Done, dict[str, bytes], str]:
     if future.status == "finished":
-        return future.result()
+        with suppress(*GONE):  # the scheduler went just now
+            return future.result()
     if future.status == "error":
         error = future.exception()
         if isinstance(error, KilledWorker):
@@ -195,27 +196,33 @@ class _Months:
         done, records, worker = _ended(future, month)
         _receive(records)
         if records:
-            self.client.run(_forget, list(records), workers=[worker], on_error="ignore")
+            with suppress(*GONE):
+                self.client.run(_forget, list(records), workers=[worker], on_error="ignore")
         return month, replace(done, page=f"{self.shown}/{done.page[done.page.rindex(self.work.fleet + '/' + str(month)):]}" if done.page else None)
 
-    def give_up(self, todo: Iterable[Month], why: str) -> dict[Month, Done]:
-        died = {month: Done(str(month), error=KernelDied(f"{month}: all workers died while it was made: most often memory ran out")) for month in self.running.values()}
-        return died | {month: Done(str(month), error=ClusterUnreachable(f"{month}: {why}: the same command goes on when it is back")) for month in todo}
+    def give_up(self, todo: Iterable[Month], workers: list[str] | None) -> dict[Month, Done]:
+        why = "the scheduler is gone" if workers is None else "the cluster has no workers any more"
+        waiting = {month: Done(str(month), error=ClusterUnreachable(f"{month}: {why}: the same command goes on when it is back")) for month in [*self.running.values(), *todo]}
+        if workers is None:
+            return waiting
+        return waiting | {month: Done(str(month), error=KernelDied(f"{month}: all workers died while it was made: most often memory ran out")) for month in self.running.values()}
 
     def run(self, months: Iterable[Month], results: dict[Month, Done]) -> None:
         todo, seen = deque(months), time.monotonic()
         while todo or self.running:
             workers = workers_of(self.client)
             seen = time.monotonic() if workers else seen
-            while todo and len(self.running) < len(workers or ()):
-                self.submit(todo.popleft())
+            with suppress(*GONE):  # its month stays to be done
+                while todo and len(self.running) < len(workers or ()):
+                    self.submit(todo[0])
+                    todo.popleft()
             for future in [future for future in self.running if future.done()]:
                 month, results[month] = self.take(future)
                 if "://" not in self.work.reports:
                     write_index_at(self.work.reports)
                 self.ended(results[month])
             if workers is None or time.monotonic() - seen > _ALONE:
-                lost = self.give_up(todo, "the scheduler is gone" if workers is None else "the cluster has no workers any more")
+                lost = self.give_up(todo, workers)
                 results |= lost
                 for done in lost.values():
                     self.ended(done)
