@@ -258,7 +258,7 @@ def numbers_as_text(folder: Path) -> None:
     "field",
     [
         {"margin": float("inf")}, {"margin": 1e6}, {"season": "1" * 12}, {"season": ["1.0"] * 12}, {"season": [True] * 12},
-        {"season": dict.fromkeys("abcdefghijkl", 1)}, {"season": [1.0] * 11}, {"season": [1.0] * 11 + [float("nan")]},
+        {"spread": [1.0] * 11}, {"spread": [3.0] * 12}, {"spread": [1.1] * 12}, {"season": dict.fromkeys("abcdefghijkl", 1)}, {"season": [1.0] * 11}, {"season": [1.0] * 11 + [float("nan")]},
         {"format": True}, {"format": 1.0}, {"format": 99}, {"format": "one\ntwo"}, {"features": []}, {"golden": []},
     ],
     ids=str,

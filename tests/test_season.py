@@ -1,4 +1,4 @@
-"""Where the twelve factors of the season, and the belief in them, come from: made again from the sample they were made from."""
+"""Where the twelve factors of the season, those of its spread, and the belief in them, come from: made again from the sample they were made from."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from ride_duration.data.month import parse_months
 from ride_duration.data.trips import load_trips
 from ride_duration.data.zones import zone_table
 from ride_duration.model.boosted import Boosted
-from ride_duration.model.features import BELIEF, SEASON, YEAR_2019
+from ride_duration.model.features import BELIEF, SEASON, SPREAD, SPREAD_2019, YEAR_2019
 
 SAMPLE = Path(os.environ.get("RIDE_DURATION_YELLOW_SAMPLE", REPOSITORY.parent / "shared" / "tlc-yellow-sample"))
 FOLDS = 5
@@ -57,6 +57,14 @@ def test_the_belief_is_measured_where_green_taxis_pick_up(judged: pd.DataFrame):
     assert abs(slope - BELIEF) < 0.05, slope
 
 
-def test_that_much_of_the_season_is_believed():
-    assert np.abs(np.array(SEASON) ** (1 / BELIEF) - YEAR_2019).max() < 2e-4
-    assert abs(np.mean(YEAR_2019) - 1) < 0.01
+def test_the_spread_of_2019_is_made_again(judged: pd.DataFrame):
+    error = judged["duration"] / (judged["predicted"] * np.array(YEAR_2019)[judged["month"]])
+    tenths = error.groupby(judged["month"]).quantile([0.1, 0.9]).unstack()
+    width = (tenths[0.9] - tenths[0.1]).to_numpy()
+    assert np.abs(width / width.mean() - SPREAD_2019).max() < 0.01
+
+
+@pytest.mark.parametrize(("believed", "year"), [(SEASON, YEAR_2019), (SPREAD, SPREAD_2019)], ids=["season", "spread"])
+def test_that_much_of_the_season_is_believed(believed: tuple, year: tuple):
+    assert np.abs(np.array(believed) ** (1 / BELIEF) - year).max() < 2e-4
+    assert abs(np.mean(year) - 1) < 0.01

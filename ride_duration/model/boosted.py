@@ -89,6 +89,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         regime: str = BOOKING,            # or metered: then the length of the way counts too
         features: list[str] | None = None,  # of `features.FEATURES`; all the regime allows where nothing is said
         season: tuple[float, ...] | None = None,  # twelve factors, see `features.SEASON`; none where the city has no season
+        spread: tuple[float, ...] | None = None,  # the same of errors against the answer, see `features.SPREAD`: for ranges
         trees: int = 500,
         learning_rate: float = 0.03,
         num_leaves: int = 63,
@@ -97,7 +98,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         bagging_fraction: float = 0.7,
         threads: int = 0,                 # of LightGBM while it learns; 0: as many as there are cores
     ):
-        self.zones, self.regime, self.features, self.season, self.threads = zones, regime, features, season, threads
+        self.zones, self.regime, self.features, self.season, self.spread, self.threads = zones, regime, features, season, spread, threads
         self.trees, self.learning_rate, self.num_leaves, self.min_data_in_leaf = trees, learning_rate, num_leaves, min_data_in_leaf
         self.feature_fraction, self.bagging_fraction = feature_fraction, bagging_fraction
 

@@ -203,7 +203,7 @@ def save_bundle(
     manifest = {
         "format": FORMAT, "regime": model.regime, **about,
         "features": _declared(model.regime, model.features_),
-        "level": LEVEL, "margin": model.margin_, "season": model.season and list(model.season),
+        "level": LEVEL, "margin": model.margin_, "season": model.season and list(model.season), "spread": model.spread and list(model.spread),
         "golden": _golden(model, lesson.few),
         "versions": {"ride-duration": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("lightgbm", "numpy", "pandas", "holidays")},
@@ -219,17 +219,20 @@ def save_bundle(
     return folder
 
 # %% ../../nbs/model/17_bundle.ipynb #7721af10
+def _factors(found: object) -> tuple[float, ...] | None:  # of a season
+    if found is not None and (type(found) is not list or len(found) != 12):
+        raise ValueError("a season that is not a list of twelve factors")
+    return found and tuple(_number(factor, 0.5, 2) for factor in found)
+
+
 def _assemble(manifest: Mapping, files: Mapping[str, bytes]) -> RangedBoosted:
     names, regime = [feature["name"] for feature in manifest["features"]], manifest["regime"]
     if regime not in (BOOKING, METERED) or manifest["level"] != LEVEL:
         raise ValueError("an unknown regime or level")
     if not names or _declared(regime, names) != manifest["features"]:
         raise ValueError("features that are not known, or not when it says, or none")
-    season = manifest["season"]
-    if season is not None and (type(season) is not list or len(season) != 12):
-        raise ValueError("a season that is not a list of twelve factors")
-    season = season and tuple(_number(factor, 0.5, 2) for factor in season)
-    model = RangedBoosted(_zones(files["zones.csv"]), regime, names, season)
+    season, spread = _factors(manifest["season"]), _factors(manifest.get("spread"))  # the latter younger than the format
+    model = RangedBoosted(_zones(files["zones.csv"]), regime, names, season, spread)
     model.features_, model.margin_ = names, _number(manifest["margin"], -LONGEST_RIDE, LONGEST_RIDE)
     model.places_ = _arrays(files["places.npz"], {"places": ("float32", PAIRS, len(PLACE))})["places"]
     texts = {name: check_trees(files[name], len(names) + (name != "trees.txt")) for name in ("trees.txt", "low.txt", "high.txt")}

@@ -113,12 +113,12 @@ def _makers(rungs: Iterable[Rung]) -> dict[str, Callable]:  # rung -> what makes
 
     makers = {name: lambda make=make, **_: make() for name, make in MAKERS.items()}
     if any(rung.needs_zones for rung in rungs):
-        from ride_duration.model.features import SEASON
+        from ride_duration.model.features import SEASON, SPREAD
         from ride_duration.model.intervals import RangedBoosted
 
         for rung in (rung for rung in rungs if rung.needs_zones):
             makers[rung.name] = lambda fleet, zones, settings, regime=rung.regime: RangedBoosted(
-                zones, regime, season=None if fleet == "demo" else SEASON, **settings
+                zones, regime, **({} if fleet == "demo" else {"season": SEASON, "spread": SPREAD}), **settings
             )
     return makers
 
