@@ -38,6 +38,7 @@ from ride_duration.model.promise import judge_trips
 from ride_duration.ops.diagnosis import Diagnosis, diagnose
 from ride_duration.ops.drift import measure_drift
 from ride_duration.ops.expected_error import Kept, Record, doubts_about, estimate_error
+from ride_duration.ops.limits import Limits
 from ride_duration.ops.performance import CHAMPION, add_seed, judge_month, measure_performance, performance_findings
 from ride_duration.ops.survey import Survey, survey_month
 from ride_duration.ops.volume import measure_volume
@@ -318,6 +319,14 @@ def test_a_model_that_was_never_judged_promises_nothing(champion):
     nothing = replace(champion.promise, **{name: values * 0 for name, values in vars(champion.promise).items()})
     estimate = estimate_error(nothing, np.full(100, 10.0))
     assert not estimate.is_believed and np.isnan(estimate.rmse)
+
+
+def test_a_promise_made_on_the_shock_is_doubted(champion, fetch):
+    shaken = judge_trips(judge_month(champion, SHOCK_MONTH, fetch=fetch), CHAMPION)
+    assert not estimate_error(champion.promise, np.full(100, 10.0)).doubts
+    estimate = estimate_error(shaken, np.full(100, 10.0))
+    assert len(estimate.doubts) == 1 and f"{shaken.inside:.1%} of its rides ended inside their 80% ranges" in str(estimate)
+    assert not estimate_error(shaken, np.full(100, 10.0), limits=Limits(promised_coverage=0.5)).doubts
 
 
 # Real months

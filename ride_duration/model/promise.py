@@ -41,6 +41,10 @@ class Promise:
     def rmse(self) -> float:  # minutes; NaN where nothing was judged
         return root_mean(self.by_day.sum(axis=0))
 
+    @property
+    def inside(self) -> float:  # share of rides that ended inside their ranges; NaN where nothing was judged
+        return float(self.by_day[:, SUMS.index("inside")].sum() / self.rides) if self.rides else float("nan")
+
 
 def root_mean(
     sums: np.ndarray,  # (..., 7)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..model.intervals import LEVEL
 from ..model.profile import Profile
 from ..model.promise import Promise, expected_errors
 from .drift import measure_drift, unseen_share
@@ -116,14 +117,22 @@ class Estimate:
         return says if not self.doubts else f"not to be believed: {says}. For {'; '.join(self.doubts)}"
 
 
+def _doubts_about_promise(promise: Promise, limits: Limits) -> Iterator[str]:
+    if not promise.rides:
+        yield "the model was never judged on rides it had not seen"
+    elif abs(promise.inside - LEVEL) >= limits.promised_coverage:
+        yield f"the month the model was judged on was unlike those it had learnt from: {promise.inside:.1%} of its rides ended inside their {LEVEL:.0%} ranges"
+
+
 def estimate_error(
     promise: Promise,    # the model's
     width: np.ndarray,   # minutes, of the ranges that were answered
     doubts: Iterable[str] = (),  # see `doubts_about`
     record: Record = NO_RECORD,
+    limits: Limits = LIMITS,
 ) -> Estimate:
     "The error to be expected, from how sure the model was."
-    doubts = tuple(doubts) + (() if promise.rides else ("the model was never judged on rides it had not seen",))
+    doubts = (*doubts, *_doubts_about_promise(promise, limits))
     if not promise.rides or not len(width):
         return Estimate(float("nan"), float("nan"), promise.rmse, len(width), doubts, record)
     absolute, squared = expected_errors(promise, np.asarray(width, float))

@@ -163,4 +163,4 @@ def _record(earlier: Sequence[Mapping]) -> Record:
 def _estimate(model: RideModel, diagnosis: Diagnosis, performance: Performance, earlier: Sequence[Mapping], limits: Limits) -> Estimate:
     record, judged = _record(earlier), performance.judged
     doubts = doubts_about(model.profile, diagnosis.survey.profile, diagnosis.volume, record, limits)
-    return estimate_error(model.promise, (judged[f"{CHAMPION}_high"] - judged[f"{CHAMPION}_low"]).to_numpy(), doubts, record)
+    return estimate_error(model.promise, (judged[f"{CHAMPION}_high"] - judged[f"{CHAMPION}_low"]).to_numpy(), doubts, record, limits)
