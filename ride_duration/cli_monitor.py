@@ -36,7 +36,7 @@ def _show_waiting(waiting: tuple) -> None:  # of `delivery.Waiting`
         print(f"ride-duration: what was found in {one.window} has not reached {one.target.split()[0]} yet, and waits: {one.why}", file=sys.stderr)
 
 # %% ../nbs/45_cli_monitor.ipynb #66173c79
-Rules = Annotated[Path | None, typer.Option(help="When somebody is told, and in a table [limits] from where on there is a finding: a TOML file.", show_default="the defaults")]
+Rules = Annotated[Path | None, typer.Option(help="When somebody is told; its table limits, or live_limits of hours, says from where on there is a finding: a TOML file.", show_default="the defaults")]
 Deliver = Annotated[bool, typer.Option("--deliver/--no-deliver", help="Remember what was found, and tell whoever is named in the environment.")]
 
 
@@ -130,15 +130,17 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     from ride_duration.model.bundle import load_bundle
     from ride_duration.ops.delivery import tell
     from ride_duration.ops.findings import by_weight
-    from ride_duration.ops.live import live_status
-    from ride_duration.ops.persistence import LIVE, read_rules
+    from ride_duration.ops.live import LiveLimits, live_status
+    from ride_duration.ops.persistence import LIVE, LIVE_LIMITS_TABLE, read_rules
     from ride_duration.ops.prediction_log import open_log
     from ride_duration.ops.registry import answering_bundle
+    from ride_duration.rules import rules_from_file
 
+    limits = rules_from_file(LiveLimits, rules, "latency_ms = 200", LIVE_LIMITS_TABLE)
     rules, length = read_rules(rules, LIVE), _window_length(window, windows)
     model = load_bundle(bundle or answering_bundle(parse_fleet(fleet), metered))
     with open_log(log, create=False) as opened:
-        status = live_status(opened, model, windows=windows, length=length)
+        status = live_status(opened, model, windows=windows, length=length, limits=limits)
     asked = status.windows if deliver else ()  # completions may have come late: earlier windows are judged again
     tellings = [tell(f"live {model.regime} {window}", fleet, judged.name, status.findings[judged.name], status.verdict, rules) for judged in asked]
     if as_json:

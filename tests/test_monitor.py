@@ -207,6 +207,9 @@ def test_the_command_reads_the_log_and_ends_with_50_where_somebody_should_act(he
     for words in (("--window", "0h"), ("--window", "5000d"), ("--window", "30d", "--windows", "200")):
         odd = run("monitor", "--live", "--fleet", "demo", *words)
         assert odd.returncode == 13 and odd.stderr.count("\n") == 1 and "cannot be judged" in odd.stderr
+    (here / "rules.toml").write_text("[live_limits]\nlatency = 2")
+    odd = run("monitor", "--live", "--fleet", "demo", "--rules", here / "rules.toml")
+    assert odd.returncode == 13 and odd.stderr.count("\n") == 1 and "did you mean latency_ms?" in odd.stderr
     now = datetime.now(UTC)
     with open_log() as log:
         drive(log, now, 7, 300, slower=1.5)
@@ -214,6 +217,9 @@ def test_the_command_reads_the_log_and_ends_with_50_where_somebody_should_act(he
         environment = {**os.environ, **chat.environment}
         done = run("monitor", "--live", "--fleet", "demo", "--json", env=environment)
         again = run("monitor", "--live", "--fleet", "demo", env=environment)
+    (here / "rules.toml").write_text("[limits]\nindex = 0.2\n[live_limits]\nleast = 1000000")
+    few = run("monitor", "--live", "--fleet", "demo", "--no-deliver", "--rules", here / "rules.toml")
+    assert (few.returncode, "nothing to look at" in few.stdout) == (0, True), few
     assert done.returncode == again.returncode == 50, done.stderr
     assert "retrain" in done.stderr.splitlines()[-1] and "--explain error_growth" in done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()[:-1]]

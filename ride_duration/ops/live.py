@@ -20,6 +20,7 @@ from ..data.trips import LONGEST, SHORTEST
 from ..model.bundle import RideModel
 from .findings import Finding, by_weight
 from .prediction_log import PredictionLog
+from ..rules import check_number
 
 # %% ../../nbs/ops/31_live.ipynb #d47b8199
 _LATENCY_EDGES = np.geomspace(0.05, 100_000, 298)  # milliseconds
@@ -170,6 +171,10 @@ class LiveLimits:
     traffic: float = 0.1         # of the same window a day before
     least: int = 100             # rides a window must have to say anything
     surely: float = 4.0          # standard errors: rides of one hour share its jams, so this is not as sure as it looks
+
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            check_number(limit.name, getattr(self, limit.name), int if limit.name == "least" else float, 0, 1_000_000)
 
 # %% ../../nbs/ops/31_live.ipynb #01be45ef
 def _sure(excess: float, error: float) -> float:  # 0 to 1: how sure it is that the excess is above nought
