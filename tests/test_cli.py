@@ -32,6 +32,12 @@ def test_help_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_no_report_waits_for_a_grammar_to_be_compiled():
+    pytest.importorskip("rfc3987_syntax", reason="JupyterLab's checker of formats is not installed")
+    program = "import sys; from ride_duration.ops import reports, runner; print('jsonschema' in sys.modules, 'rfc3987_syntax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True False\n"
+
+
 @pytest.mark.parametrize("verb", ["fetch", "train", "report"])
 def test_every_verb_explains_itself(run, verb):
     assert "--source" in run(verb, "--help").stdout

@@ -18,18 +18,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import papermill
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 
 import ride_duration
 from ..errors import BadParameter, CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut, error_from_name
+from ..extras import as_if_missing
 from ..files import remove_file, replacing
 from .memory import MemoryWatch
+
+with as_if_missing("rfc3987_syntax"):  # a second, for a check no notebook has
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbformat import NotebookNode
+    from papermill.exceptions import PapermillExecutionError
 
 # %% ../../nbs/ops/23_runner.ipynb #93e0250f
 def run_notebook_path(
