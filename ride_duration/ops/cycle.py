@@ -22,7 +22,8 @@ from .journal import Cycle
 from .loop import Loop, is_over, next_month
 from .monitor_report import REFUSED, findings_of, make_monitor, month_scope
 from .policy import choose, months_to_learn_from
-from .reports import Limits, make_report, plan_report
+from .report_run import Limits
+from .reports import make_report, plan_report
 
 # %% ../../nbs/ops/35_cycle.ipynb #27838b46
 def _fetch(loop: Loop, month: Month) -> dict:

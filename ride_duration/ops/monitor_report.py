@@ -24,7 +24,8 @@ from .index import read_monitors, write_index
 from .limits import LIMITS
 from .limits import Limits as MonitorLimits
 from .ledger import RunKey, Running, code_version
-from .reports import Limits, Plan, Report, execute, kernel_environment, make_once, month_folder, write_report
+from .report_plan import Plan, Report, month_folder
+from .report_run import Limits, execute, kernel_environment, make_once, write_report
 
 # %% ../../nbs/ops/32_monitor_report.ipynb #84de7926
 REFUSED = {UnreadableFile: "unreadable_month", WrongFleet: "unreadable_month", BrokenContract: "columns_changed"}  # error -> kind of finding

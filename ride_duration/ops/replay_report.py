@@ -25,7 +25,8 @@ from .ledger import RunKey, Running, code_version
 from .monitor_report import REFUSED
 from .replay import replay
 from .replay_page import REPLAY
-from .reports import Limits, Plan, Report, execute, kernel_environment, make_once, write_report
+from .report_plan import Plan, Report
+from .report_run import Limits, execute, kernel_environment, make_once, write_report
 
 # %% ../../nbs/ops/40_replay_report.ipynb #fb1b02f1
 def _input(loop: Loop, month: Month) -> tuple[str, str]:  # name and fingerprint
