@@ -69,4 +69,4 @@ def as_if_missing(
     try:
         yield
     finally:
-        del sys.modules[name]
+        sys.modules.pop(name, None)

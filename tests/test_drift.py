@@ -327,6 +327,8 @@ def test_a_promise_made_on_the_shock_is_doubted(champion, fetch):
     estimate = estimate_error(shaken, np.full(100, 10.0))
     assert len(estimate.doubts) == 1 and f"{shaken.inside:.1%} of its rides ended inside their 80% ranges" in str(estimate)
     assert not estimate_error(shaken, np.full(100, 10.0), limits=Limits(promised_coverage=0.5)).doubts
+    few = replace(shaken, by_day=shaken.by_day * 10 / shaken.rides)
+    assert few.rides == 10 and not estimate_error(few, np.full(100, 10.0)).doubts, "of ten rides four is chance"
 
 
 # Real months

@@ -160,15 +160,16 @@ def _make_here(name: str, work: Mapping, month: str, token: str) -> tuple[Done, 
     return done, _records(work.fleet, month) if away else {}, worker.address
 
 # %% ../../nbs/ops/28_cluster_reports.ipynb #cd3fa0ab
-_ALONE = 30  # seconds without any worker
+_ALONE = 30  # seconds without any worker, or without one that is given a month
 
 
 def _ended(future: Future, month: Month) -> tuple[Done, dict[str, bytes], str]:
-    if future.status == "finished":
-        with suppress(*GONE):  # the scheduler went just now
+    error = None
+    with suppress(*GONE):  # the scheduler went just now
+        if future.status == "finished":
             return future.result()
-    if future.status == "error":
-        error = future.exception()
+        error = future.exception() if future.status == "error" else None
+    if error is not None:
         if isinstance(error, KilledWorker):
             error = KernelDied(f"{month}: each of the workers that made this report died, one after the other: most often memory ran out, so give them more, or the report fewer months")
         elif not isinstance(error, RideDurationError):
@@ -186,10 +187,15 @@ class _Months:
         self.started, self.ended = started, ended
         self.running: dict[Future, Month] = {}
 
-    def submit(self, month: Month) -> None:
-        self.started(str(month))
-        future = self.client.submit(_make_here, self.name, asdict(self.work), str(month), self.token, key=f"{self.name}-{month}", pure=False)
-        self.running[future] = month
+    def submit(self, todo: deque[Month], workers: int) -> bool:  # as many as there are workers; False where the scheduler takes none
+        while todo and len(self.running) < workers:
+            try:
+                future = self.client.submit(_make_here, self.name, asdict(self.work), str(todo[0]), self.token, key=f"{self.name}-{todo[0]}", pure=False)
+            except GONE:
+                return False
+            self.running[future] = todo.popleft()
+            self.started(str(self.running[future]))
+        return True
 
     def take(self, future: Future) -> tuple[Month, Done]:
         month = self.running.pop(future)
@@ -211,11 +217,8 @@ class _Months:
         todo, seen = deque(months), time.monotonic()
         while todo or self.running:
             workers = workers_of(self.client)
-            seen = time.monotonic() if workers else seen
-            with suppress(*GONE):  # its month stays to be done
-                while todo and len(self.running) < len(workers or ()):
-                    self.submit(todo[0])
-                    todo.popleft()
+            if workers and self.submit(todo, len(workers)):
+                seen = time.monotonic()
             for future in [future for future in self.running if future.done()]:
                 month, results[month] = self.take(future)
                 if "://" not in self.work.reports:

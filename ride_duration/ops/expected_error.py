@@ -120,7 +120,7 @@ class Estimate:
 def _doubts_about_promise(promise: Promise, limits: Limits) -> Iterator[str]:
     if not promise.rides:
         yield "the model was never judged on rides it had not seen"
-    elif abs(promise.inside - LEVEL) >= limits.promised_coverage:
+    elif LEVEL - promise.inside >= max(limits.promised_coverage, limits.sure * np.sqrt(LEVEL * (1 - LEVEL) / promise.rides)):
         yield f"the month the model was judged on was unlike those it had learnt from: {promise.inside:.1%} of its rides ended inside their {LEVEL:.0%} ranges"
 
 

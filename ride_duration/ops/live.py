@@ -174,7 +174,8 @@ class LiveLimits:
 
     def __post_init__(self) -> None:
         for limit in fields(self):
-            check_number(limit.name, getattr(self, limit.name), int if limit.name == "least" else float, 0, 1_000_000)
+            kind, least = (int, 1) if limit.name == "least" else (float, 0)
+            check_number(limit.name, getattr(self, limit.name), kind, least, 1_000_000)
 
 # %% ../../nbs/ops/31_live.ipynb #01be45ef
 def _sure(excess: float, error: float) -> float:  # 0 to 1: how sure it is that the excess is above nought
