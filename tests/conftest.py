@@ -133,3 +133,10 @@ def two(cluster: Cluster) -> Cluster:
     cluster.add("one")
     cluster.add("two")
     return cluster
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    "What went wrong at the first try of a test that had a second one (see `.ci/run`): otherwise nobody would learn it."
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.write_sep("_", f"first try of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
