@@ -207,9 +207,9 @@ class _Months:
         return month, replace(done, page=f"{self.shown}/{done.page[done.page.rindex(self.work.fleet + '/' + str(month)):]}" if done.page else None)
 
     def give_up(self, todo: Iterable[Month], workers: list[str] | None) -> dict[Month, Done]:
-        why = "the scheduler is gone" if workers is None else "the cluster has no workers any more"
+        why = "the scheduler is gone" if workers is None else "the scheduler takes no months" if workers else "the cluster has no workers any more"
         waiting = {month: Done(str(month), error=ClusterUnreachable(f"{month}: {why}: the same command goes on when it is back")) for month in [*self.running.values(), *todo]}
-        if workers is None:
+        if workers is None or workers:  # nobody knows what became of those under way
             return waiting
         return waiting | {month: Done(str(month), error=KernelDied(f"{month}: all workers died while it was made: most often memory ran out")) for month in self.running.values()}
 

@@ -44,7 +44,7 @@ class Limits:
     slice_error: float = 0.3      # the same for a group of rides
     coverage: float = 0.03        # by how much the share of rides inside their ranges may miss the level
     coverage_much: float = 0.08
-    promised_coverage: float = 0.2  # by how much it may have fallen short of the level where the model was judged, for an estimate to rest on that (real months: 0.04; judged on the shock: 0.38)
+    promised_coverage: float = 0.2  # by how much it may have fallen short of the level where the model was judged, for an estimate to rest on that (real months: 0.03; judged on the shock: 0.40)
     bias: float = 1.5             # minutes by which a group of rides is misjudged on average
     expected: float = 0.1         # further error to be expected from the inputs alone
 
