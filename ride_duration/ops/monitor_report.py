@@ -25,7 +25,7 @@ from .limits import LIMITS
 from .limits import Limits as MonitorLimits
 from .ledger import RunKey, Running, code_version
 from .report_plan import Plan, Report, month_folder
-from .report_run import Limits, execute, kernel_environment, make_once, write_report
+from .report_run import Limits, execute, import_meanwhile, kernel_environment, make_once, write_report
 
 # %% ../../nbs/ops/32_monitor_report.ipynb #84de7926
 REFUSED = {UnreadableFile: "unreadable_month", WrongFleet: "unreadable_month", BrokenContract: "columns_changed"}  # error -> kind of finding
@@ -102,6 +102,7 @@ def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "handed.json").write_text(json.dumps({**handed, "bundle": str(bundle.absolute())}))
+        import_meanwhile()
         notebook = execute(plan, running, kernel_environment(source, RIDE_DURATION_WATCH=folder), limits)
     found(published(notebook))
     return write_report(plan, notebook, lambda data: _page(notebook, data))

@@ -9,6 +9,7 @@ __all__ = []
 import base64
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 # %% ../../nbs/ops/23_notebook_pictures.ipynb #216c6ec8
@@ -17,10 +18,14 @@ def _make_pictures_small(notebook: Mapping) -> None:
 
     The same pixels give the same bytes.
     """
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output["data"]["image/png"] = _small(output["data"]["image/png"])
+    shown = list(_with_picture(notebook))
+    with ThreadPoolExecutor() as pool:
+        for output, small in zip(shown, pool.map(_small, [output["data"]["image/png"] for output in shown]), strict=True):
+            output["data"]["image/png"] = small
+
+
+def _with_picture(notebook: Mapping) -> Iterator[dict]:  # outputs
+    return (output for cell in notebook["cells"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {}))
 
 
 def _small(png: str) -> str:  # both as base64
@@ -32,8 +37,7 @@ def _small(png: str) -> str:  # both as base64
 
 # %% ../../nbs/ops/23_notebook_pictures.ipynb #5c6285fa
 def _figures(notebook: Mapping) -> Iterator[tuple[str, bytes]]:  # name, PNG
-    shown = [output for cell in notebook["cells"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    for number, output in enumerate(shown, 1):
+    for number, output in enumerate(_with_picture(notebook), 1):
         heading = output["metadata"].get("image/png", {}).get("alt", "").removeprefix("picture: ")
         name = re.sub(r"[^a-z]+", "-", heading.lower()).strip("-")
         yield f"{number:02}-{name or 'figure'}.png", base64.b64decode(output["data"]["image/png"])

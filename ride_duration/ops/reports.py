@@ -25,7 +25,7 @@ from .index import write_index
 from .ledger import RunKey, Running, code_version
 from .notebook_pictures import _figures
 from .report_plan import Plan, Report, month_folder
-from .report_run import NO_LIMITS, Limits, execute, import_meanwhile, kernel_environment, make_once, write_report
+from .report_run import FOR_A_PAGE, NO_LIMITS, Limits, execute, import_all, kernel_environment, make_once, write_report
 
 # %% ../../nbs/ops/25_reports.ipynb #0b6696dd
 def training_months(
@@ -85,7 +85,9 @@ def _gate(plan: Plan, handover: Path, rules: object | None, source: str | Path |
         from ride_duration.ops import gate, handover, registry
 
         name = f"{plan.model}, learnt from {plan.parameters['train']}"
-        return registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or gate.Rules(), source)
+        decision = registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or gate.Rules(), source)
+        import_all((*FOR_A_PAGE, "ride_duration.model.trend_figures"))  # and not earlier: while the notebook trains, it needs every core
+        return decision
 
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -126,9 +128,6 @@ def _page(notebook: Mapping, data: Mapping, decision: Mapping | None) -> str:  #
     return notebook_page(notebook, title(data), f"<a href='../../index.html'>All reports</a>.{source}", verdict)
 
 # %% ../../nbs/ops/25_reports.ipynb #42ff9f99
-_FOR_THE_INDEX = ("ride_duration.model.trend_figures",)
-
-
 def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits, rules: object | None, track: bool) -> Report:
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         handed = Path(work) / "trained"
@@ -160,8 +159,6 @@ def make_report(
 ) -> Report:
     "Train on the months before `month`, judge on it, and write the report; a report that was there stays unless a better one is done."
     plan = plan_report(month, fleet, window, source, reports, parameters, fetch)
-    if index:
-        import_meanwhile(_FOR_THE_INDEX)
     report = make_once(plan, lambda running: _run(plan, running, source, limits, rules, track), force, patience)
     if index:
         write_index(Path(reports))

@@ -74,6 +74,9 @@ def check_parameters(
     return typed
 
 # %% ../../nbs/ops/23_runner.ipynb #c3ec2b98
+_QUICK_PICTURES = "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'compress_level': 1}}"  # whoever keeps them draws them anew
+
+
 class _OwnKernel(AsyncKernelManager):
     "This Python's kernel, over sockets in a private folder."
 
@@ -86,7 +89,7 @@ class _OwnKernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
+        return KernelSpec(**get_kernel_dict([_QUICK_PICTURES]))
 
     async def start_kernel(self, **options):
         await super().start_kernel(**options | {"env": {**os.environ, **self.environment}})
