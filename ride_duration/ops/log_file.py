@@ -79,7 +79,7 @@ def open_file(
     numbers = {path: file_number(path)}  # before it is opened: if it is replaced in between, that is seen later
     if number and numbers[path] != number:
         raise _displaced(path)
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", patience, isolation_level=None, check_same_thread=False, uri=True, factory=LogFile)
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", timeout=patience, isolation_level=None, check_same_thread=False, uri=True, factory=LogFile)
     connection.numbers = numbers
     _write_ahead(connection)
     for setting in ("synchronous = full", "foreign_keys = on", *["wal_autocheckpoint = 0"] * (not checkpoints)):
