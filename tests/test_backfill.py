@@ -105,6 +105,31 @@ def test_an_interrupt_stops_all_and_keeps_what_is_finished(tmp_path, home, monke
     assert done.returncode == 0 and set(finished(home, monkeypatch).values()) == {1}
 
 
+def test_an_interrupt_that_python_loses_is_heard_all_the_same(home, tmp_path):
+    "An exception raised in a destructor goes nowhere, and Python prints it."
+    program = """
+import signal
+from ride_duration.data.month import parse_month
+from ride_duration.errors import RunInterrupted
+from ride_duration.ops.backfill import Work, backfill
+
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def ended(done):
+    Dropped()
+
+work = Work("demo", parameters={"models": "mean,seed", "model": "seed"}, track=False)
+try:
+    backfill([parse_month(month) for month in ("2023-02", "2023-03", "2023-04")], work, ended=ended)
+except RunInterrupted as stopped:
+    print(stopped)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert not done.stderr and "1 of 3 months are finished" in done.stdout, done.stderr
+
+
 def test_an_interrupt_just_after_a_run_was_written_down_ends_it(home, monkeypatch):
     begin = ledger._begin
 

@@ -92,12 +92,20 @@ def _stop(*_: object) -> None:  # unless we are ending because of an earlier one
         raise KeyboardInterrupt
 
 
+def _not_lost(lost: object) -> None:  # a `sys.unraisablehook`: an interrupt that comes in a callback or a destructor goes nowhere, so it is said again
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def serve() -> None:
     "Make the reports that standard input asks for, until it ends."
     said, sys.stdout = sys.stdout, sys.stderr  # nobody else writes between our lines
     tasks: queue.Queue = queue.Queue()
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would read a grammar of addresses, which takes half a second
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _not_lost
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever started us, who then tells us
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     with suppress(KeyboardInterrupt, RunInterrupted, BrokenPipeError):
@@ -136,7 +144,7 @@ class _Worker:
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
-            for _ in range(5):  # Python loses an interrupt that comes while it is in a callback or a destructor
+            for _ in range(5):
                 self.process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     self.process.wait(2)
@@ -187,10 +195,12 @@ def _workers(jobs: int) -> Iterator[Callable[[Work, Month], Done]]:
 @contextmanager
 def _interruptible() -> Iterator[None]:  # a polite kill is an interrupt
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _stop) if is_main else None
+    before, hook = signal.signal(signal.SIGTERM, _stop) if is_main else None, sys.unraisablehook
+    sys.unraisablehook = _not_lost
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         if is_main:
             signal.signal(signal.SIGTERM, before)
 
