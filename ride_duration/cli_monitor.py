@@ -70,14 +70,21 @@ def _asks_for_action(report: object, telling: object | None) -> bool:
     return any(finding["severity"] == "act" for finding in report.data["findings"])
 
 
+def _limits(rules: Path | None) -> tuple[object, object]:  # of months and of hours; both are checked, whichever is asked for
+    from ride_duration.ops.limits import Limits
+    from ride_duration.ops.live import LiveLimits
+    from ride_duration.ops.persistence import LIMITS_TABLE, LIVE_LIMITS_TABLE
+    from ride_duration.rules import rules_from_file
+
+    return rules_from_file(Limits, rules, "volume = 0.25", LIMITS_TABLE), rules_from_file(LiveLimits, rules, "latency_ms = 200", LIVE_LIMITS_TABLE)
+
+
 def _months(months: list[str], fleet: str, rules: Path | None, deliver: bool, as_json: bool, source: str | None, make: dict) -> None:
     from ride_duration.data.month import parse_fleet, parse_months
     from ride_duration.ops.channels import channels
-    from ride_duration.ops.limits import Limits
-    from ride_duration.ops.persistence import LIMITS_TABLE, read_rules
-    from ride_duration.rules import rules_from_file
+    from ride_duration.ops.persistence import read_rules
 
-    limits = rules_from_file(Limits, rules, "volume = 0.25", LIMITS_TABLE)
+    limits, _ = _limits(rules)
     wanted, rules, fleet = parse_months(" ".join(months)), read_rules(rules), parse_fleet(fleet)
     channels()  # an address that is none is said before the work
     judged, errors = [], []
@@ -130,13 +137,12 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     from ride_duration.model.bundle import load_bundle
     from ride_duration.ops.delivery import tell
     from ride_duration.ops.findings import by_weight
-    from ride_duration.ops.live import LiveLimits, live_status
-    from ride_duration.ops.persistence import LIVE, LIVE_LIMITS_TABLE, read_rules
+    from ride_duration.ops.live import live_status
+    from ride_duration.ops.persistence import LIVE, read_rules
     from ride_duration.ops.prediction_log import open_log
     from ride_duration.ops.registry import answering_bundle
-    from ride_duration.rules import rules_from_file
 
-    limits = rules_from_file(LiveLimits, rules, "latency_ms = 200", LIVE_LIMITS_TABLE)
+    _, limits = _limits(rules)
     rules, length = read_rules(rules, LIVE), _window_length(window, windows)
     model = load_bundle(bundle or answering_bundle(parse_fleet(fleet), metered))
     with open_log(log, create=False) as opened:

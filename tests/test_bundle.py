@@ -289,6 +289,12 @@ def test_a_feature_that_lies_about_when_it_is_known(bundles, tmp_path):
     refused(folder)
 
 
+def test_golden_trips_are_asked_all_the_year_round(bundle):
+    "A calendar of another version is seen in months that were not learnt from, too."
+    asked = [np.datetime64(trip["ride"][2]) for trip in manifest_of(bundle)["golden"]]
+    assert {at.astype("datetime64[M]").astype(int) % 12 for at in asked} == set(range(12))
+
+
 @pytest.mark.parametrize("change", [1e-6, -1e-6, float("nan")])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_golden_answers_are_held_to(bundle, change, place):

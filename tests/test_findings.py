@@ -122,6 +122,7 @@ def test_scopes_and_fleets_do_not_mix():
     ("act_needed = 2", "2 of 1 windows cannot be"),
     ("[missing_days]\nneeded = 1", "there is no rule 'missing_days': did you mean missing_day?"),
     ("[missing_day]\ntell = 'act'", "there is no rule 'tell'"),
+    ("[live_limit]\nleast = 10", "there is no rule 'live_limit': did you mean live_limits?"),
     ("[[bias]]\nneeded = 1", "there is no rule 'bias'"),
     ("tell = 'all'", "tell must be watch or act"),
     ("kinds = 3", "there is no rule 'kinds'"),

@@ -207,8 +207,8 @@ def test_the_command_reads_the_log_and_ends_with_50_where_somebody_should_act(he
     for words in (("--window", "0h"), ("--window", "5000d"), ("--window", "30d", "--windows", "200")):
         odd = run("monitor", "--live", "--fleet", "demo", *words)
         assert odd.returncode == 13 and odd.stderr.count("\n") == 1 and "cannot be judged" in odd.stderr
-    for rule, says in (("latency = 2", "did you mean latency_ms?"), ("least = 0", "least must be a whole number from 1")):
-        (here / "rules.toml").write_text(f"[live_limits]\n{rule}")
+    for rule, says in (("[live_limits]\nlatency = 2", "did you mean latency_ms?"), ("[live_limits]\nleast = 0", "least must be a whole number from 1"), ("[limits]\nvolum = 1", "did you mean volume?")):
+        (here / "rules.toml").write_text(rule)
         odd = run("monitor", "--live", "--fleet", "demo", "--rules", here / "rules.toml")
         assert odd.returncode == 13 and odd.stderr.count("\n") == 1 and says in odd.stderr, odd.stderr
     now = datetime.now(UTC)

@@ -80,7 +80,7 @@ def read_rules(
     tables = {name: table for name, table in found.items() if isinstance(table, dict)}
     try:
         check_names(found.keys() - tables.keys(), [name.name for name in fields(Rules) if name.name != "kinds"])
-        check_names(tables, list(KINDS))
+        check_names(tables, [*KINDS, LIMITS_TABLE, LIVE_LIMITS_TABLE])
         for table in tables.values():
             check_names(table, Span._fields)
         return replace(base, **{name: value for name, value in found.items() if name not in tables}, kinds={**base.kinds, **tables})
