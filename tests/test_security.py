@@ -32,6 +32,15 @@ def test_a_month_or_a_fleet_is_no_path(run, tmp_path, words, path):
     assert everything(tmp_path.parent) == before
 
 
+@pytest.mark.parametrize("path", [path for path in OUT if "\x00" not in path])
+def test_a_month_to_score_is_no_path(run, tmp_path, served_bundles, path):
+    before = everything(tmp_path.parent)
+    for words in ((path, *DEMO), ("2023-02", "--fleet", path)):
+        done = run("score", *words, "--out", "scored.parquet", "--bundle", served_bundles["first"])
+        assert done.returncode in (10, 11) and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert everything(tmp_path.parent) == before
+
+
 @pytest.mark.parametrize("path", ["../escaped", "/etc/passwd"])
 def test_a_parameter_of_the_notebook_is_no_path(run, tmp_path, path):
     for name in ("model", "models", "fleet", "train", "val"):
