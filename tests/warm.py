@@ -16,7 +16,6 @@ IMPORTED = ["ride_duration.cli", "ride_duration.ops.registry", "ride_duration.op
 IMPORTED += ["ride_duration.model.figures", "ride_duration.model.tables", "ride_duration.model.page", "sklearn.linear_model", "nbconvert", "mlflow", "nbdev.test", "ipykernel.kernelapp"]
 AT_IMPORT = {"MPLBACKEND": "agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when a library is imported
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(IMPORTED)
 
 
 def _become(work: Callable, given: tuple, cwd: str, environment: Mapping[str, str], said: str) -> None:  # in the child
@@ -42,6 +41,7 @@ def run_forked(work: Callable, *given: object, cwd: Path, env: Mapping[str, str]
 
 def _start(process: multiprocessing.Process) -> None:
     before = {name: os.environ.get(name) for name in AT_IMPORT}
+    FORKED.set_forkserver_preload(IMPORTED)
     os.environ.update(AT_IMPORT)  # the first of them starts the process all are forked from
     try:
         process.start()

@@ -21,12 +21,14 @@ from pathlib import Path
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 
 import ride_duration
 from ..errors import BadParameter, CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut, error_from_name
 from ..extras import as_if_missing
 from ..files import remove_file, replacing
 from .memory import MemoryWatch
+from .warm_kernel import WarmKernel, can_fork
 
 with as_if_missing("rfc3987_syntax"):  # a second, for a check no notebook has
     import papermill
@@ -77,6 +79,13 @@ def check_parameters(
 _QUICK_PICTURES = "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 'pil_kwargs': {'compress_level': 1}}"  # whoever keeps them draws them anew
 
 
+class _Forked(LocalProvisioner):
+    async def launch_kernel(self, cmd: list[str], **options) -> Mapping:
+        self.process = WarmKernel(cmd[cmd.index("-f"):], options["env"])
+        self.pid = self.pgid = self.process.pid  # it leads a group of its own
+        return self.connection_info
+
+
 class _OwnKernel(AsyncKernelManager):
     "This Python's kernel, over sockets in a private folder."
 
@@ -92,7 +101,10 @@ class _OwnKernel(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict([_QUICK_PICTURES]))
 
     async def start_kernel(self, **options):
-        await super().start_kernel(**options | {"env": {**os.environ, **self.environment}})
+        environment = {**os.environ, **self.environment}
+        if can_fork(environment):
+            self.provisioner = _Forked(kernel_id=Path(self.folder).name, kernel_spec=self.kernel_spec, parent=self)
+        await super().start_kernel(**options | {"env": environment})
         self.watch.begin(self.provisioner.pid)
 
 
