@@ -12,7 +12,7 @@ import pytest
 from served import Asker, Service, register
 
 from ride_duration.ops.answers import Answered, Completion
-from ride_duration.ops.live import LiveWindow, Tally, live_windows
+from ride_duration.ops.live_windows import LiveWindow, Tally, live_windows
 from ride_duration.ops.prediction_log import open_log, store
 from ride_duration.ops.pulse import Pulse, by_hour, last_day, last_hour, places_of
 from ride_duration.serve.keys import add_key

@@ -27,7 +27,8 @@ from ride_duration.ops.channels import WEBHOOK
 from ride_duration.ops.delivery import tell
 from ride_duration.ops.kept import kept_model
 from ride_duration.ops.limits import LIMITS
-from ride_duration.ops.live import live_status, live_windows
+from ride_duration.ops.live import live_status
+from ride_duration.ops.live_windows import live_windows
 from ride_duration.ops.monitoring import monitor_month
 from ride_duration.ops.persistence import LIVE
 from ride_duration.ops.prediction_log import PredictionLog, open_log, store

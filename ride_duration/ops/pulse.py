@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data.trips import LONGEST, SHORTEST
 from ..model.pairs import SIDE
-from .live import _LATENCY_EDGES, LOOK_BACK, Arm, LiveWindow, Tally
+from .live_windows import LATENCY_EDGES, LOOK_BACK, Arm, LiveWindow, Tally
 from .log_database import LogDatabase
 from .prediction_log import PredictionLog, in_database
 
@@ -43,8 +43,8 @@ def _bucket(words: _Words) -> str:  # of a latency; a thousand for each band
 
 def _latency(bucket: int, rides: int) -> np.ndarray:  # as a tally keeps it
     band, step = divmod(bucket, 1000)
-    place = 0 if bucket < 0 else int(np.searchsorted(_LATENCY_EDGES, (step + 1) * _BANDS[band][1] - 1e-9))
-    found = np.zeros(len(_LATENCY_EDGES) + 1, int)
+    place = 0 if bucket < 0 else int(np.searchsorted(LATENCY_EDGES, (step + 1) * _BANDS[band][1] - 1e-9))
+    found = np.zeros(len(LATENCY_EDGES) + 1, int)
     found[place] = rides if bucket >= 0 else 0
     return found
 

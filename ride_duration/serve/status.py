@@ -13,7 +13,8 @@ from datetime import datetime
 
 from ..model.bundle import RideModel
 from ..ops.findings import Finding, by_weight
-from ..ops.live import LiveWindow, Tally, live_findings, promise_of
+from ..ops.live import live_findings, promise_of
+from ..ops.live_windows import LiveWindow, Tally
 from ..ops.moved import learnt_places, moved_findings, moved_shares
 from ..ops.pulse import Pulse, by_hour, day_before, last_day, last_hour, places_of
 from .models import Deployed

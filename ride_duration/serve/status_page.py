@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from html import escape
 
 from ..model.ladder import BOOKING
-from ..ops.live import Promise, Tally, promise_of
+from ..ops.live import Promise, promise_of
+from ..ops.live_windows import Tally
 from .status import Seen, Status, standard_errors
 
 # %% ../../nbs/serve/37_status_page.ipynb #02aa562f
