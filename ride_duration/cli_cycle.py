@@ -35,7 +35,7 @@ Timeout = Annotated[float | None, typer.Option(help="Seconds a notebook may take
 def _loop(fleet: str, metered: bool, source: str | None, fetch: object, policy: Path | None, rules: Path | None, reports: Path, parameter: list[str] | None, service: str | None, log: str | None, timeout: float | None):  # a `cycle.Loop`
     from ride_duration.data.month import parse_fleet
     from ride_duration.ops.loop import Loop
-    from ride_duration.ops.gate import read_rules
+    from ride_duration.ops.decision import read_rules
     from ride_duration.ops.policy import read_policy
     from ride_duration.serve.trial import RideTrial, wait_until_it_answers
 

@@ -55,7 +55,7 @@ def replay(
     Through papermill: reports/{fleet}/replay-{months}/replay.html, replay.ipynb and replay.json. Killed, it goes on where it was.
     """
     from ride_duration.data.month import parse_fleet
-    from ride_duration.ops.gate import read_rules
+    from ride_duration.ops.decision import read_rules
     from ride_duration.ops.policy import read_policy
     from ride_duration.ops.replay import loop_to_play, months_to_play
     from ride_duration.ops.replay_report import make_replay

@@ -126,7 +126,7 @@ def report(
 
     from ride_duration.data.month import parse_fleet, parse_months
     from ride_duration.ops.backfill import Work
-    from ride_duration.ops.gate import read_rules
+    from ride_duration.ops.decision import read_rules
     from ride_duration.ops.memory import parse_memory
 
     wanted, parameters = parse_months(" ".join(months)), named(parameter or []) | ({"all_pickups": True} if all_pickups else {})

@@ -20,16 +20,8 @@ from ride_duration.model.bundle import MANIFEST, keep_lesson, load_bundle, save_
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.ladder import BOOKING, METERED
 from ride_duration.ops import history
-from ride_duration.ops.gate import (
-    Decision,
-    Rules,
-    Ruling,
-    _why_not,
-    against_champion,
-    answers_in_fresh_process,
-    decide,
-    read_rules,
-)
+from ride_duration.ops.decision import Decision, Rules, Ruling, read_rules
+from ride_duration.ops.gate import _why_not, against_champion, answers_in_fresh_process, decide
 
 # --- rules in a file -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ride_duration.data.trips import load_trips
 from ride_duration.errors import MonthNotPublished, UnreadableFile
 from ride_duration.model.bundle import load_bundle
 from ride_duration.ops import history, journal
-from ride_duration.ops.gate import Rules
+from ride_duration.ops.decision import Rules
 from ride_duration.ops.policy import Policy
 from ride_duration.ops.replay import loop_to_play, months_to_play, replay
 from ride_duration.ops.tracking import registered_name

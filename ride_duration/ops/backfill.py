@@ -22,7 +22,7 @@ from pathlib import Path
 from ..data.month import Month, parse_fleet, parse_month
 from ..data.source import fetch_month, source_address
 from ..errors import BadParameter, KernelDied, RideDurationError, RunInterrupted, error_from_name
-from .gate import Rules
+from .decision import Rules
 from .index import write_index
 from .report_run import Limits
 from .reports import make_report, training_months
@@ -39,7 +39,7 @@ class Work:
     parameters: Mapping[str, object] = field(default_factory=dict)
     seconds: float | None = None  # a notebook may take
     memory: float | None = None   # bytes it may hold
-    rules: Mapping[str, object] | None = None  # of the gate, see `gate.Rules`
+    rules: Mapping[str, object] | None = None  # of the gate, see `decision.Rules`
     force: bool = False
     track: bool = True
 

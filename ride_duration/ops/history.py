@@ -174,7 +174,7 @@ def _evidence(decision: Judgement | None) -> str | None:  # JSON
 
 def record_decision(
     model: str,               # the registered model's name
-    decision: Judgement,      # see `gate.Decision`
+    decision: Judgement,      # see `decision.Decision`
     version: int | None = None,  # of the model that was judged, where it has one
     by: str | None = None,    # who; the user of this process where nothing is said
     clock: Callable[[], datetime] = _now,

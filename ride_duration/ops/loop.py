@@ -18,7 +18,7 @@ from ..data.source import fetch_month
 from ..errors import BadParameter
 from ..model.ladder import BOOKING, METERED
 from . import history, journal, tracking
-from .gate import Rules
+from .decision import Rules
 from .policy import Policy
 from .tracking import registered_name
 

@@ -21,7 +21,8 @@ from ..errors import NoModel, Refused, RideDurationError, TrackingUnreachable
 from ..files import sha256
 from ..model.ladder import BOOKING, METERED
 from . import history, outbox, tracking
-from .gate import SEED, Decision, Rules, against_champion, decide
+from .decision import Decision, Rules
+from .gate import SEED, against_champion, decide
 from .handover import HandedOver
 from .hold import require_released
 from .kept import kept_model

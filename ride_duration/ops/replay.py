@@ -18,7 +18,7 @@ from ..errors import BadParameter, NoCleanTrips
 from ..model.bundle import MANIFEST, RideModel, load_bundle
 from . import registry
 from .cycle import loop_months
-from .gate import Rules
+from .decision import Rules
 from .hindsight import Score, best_of, pooled, regret, score_models
 from .journal import Cycle
 from .loop import Loop

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from ..data.month import format_months, parse_months
 from ..model.replay_figures import ways_picture
 from ..model.tables import span
-from .gate import Rules
+from .decision import Rules
 from .policy import Policy
 from .replay import loop_to_play, months_to_play, replay
 

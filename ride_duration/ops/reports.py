@@ -80,12 +80,13 @@ def _when_trained(folder: Path, over: threading.Event, work: Callable[[Path], ob
 
 
 @contextmanager
-def _gate(plan: Plan, handover: Path, rules: object | None, source: str | Path | None) -> Iterator[Future]:  # of a `gate.Decision` or None
+def _gate(plan: Plan, handover: Path, rules: object | None, source: str | Path | None) -> Iterator[Future]:  # of a `decision.Decision` or None
     def judge(folder: Path) -> object | None:
-        from ride_duration.ops import gate, handover, registry
+        from ride_duration.ops import handover, registry
+        from ride_duration.ops.decision import Rules
 
         name = f"{plan.model}, learnt from {plan.parameters['train']}"
-        decision = registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or gate.Rules(), source)
+        decision = registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or Rules(), source)
         import_all((*FOR_A_PAGE, "ride_duration.model.trend_figures"))  # and not earlier: while the notebook trains, it needs every core
         return decision
 
@@ -152,7 +153,7 @@ def make_report(
     limits: Limits = NO_LIMITS,
     fetch: Callable = fetch_month,   # how a month gets into the cache: fleet, month, source
     force: bool = False,             # also where nothing that goes in has changed
-    rules: object | None = None,     # a `gate.Rules`; the defaults where nothing is said
+    rules: object | None = None,     # a `decision.Rules`; the defaults where nothing is said
     track: bool = True,              # leave a record for MLflow in the outbox
     patience: float = 0,             # seconds to wait for another run that works on the same report
     index: bool = True,              # write the index, too

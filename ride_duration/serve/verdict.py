@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..errors import BadParameter
 from ..model.ladder import METERED
-from ..ops.gate import Rules
+from ..ops.decision import Rules
 from ..ops.registry import CHALLENGER, CHAMPION
 from .experiment import SHADOW, SPLIT, Experiment, why_over
 from ..model.sequences import Estimate, block_difference, block_mean, blocks_needed, share_p_value, shares_differ
