@@ -21,7 +21,8 @@ from matplotlib.path import Path
 from .drawing import BLUE, GREY, ORANGE, _color, _line, _rung, drawn, nothing
 from .features import FEATURES
 from .ladder import LADDER, METERED
-from .metrics import by_borough_pair, by_distance, by_promise, by_rarity, coverage_by, error_by
+from .metrics import coverage_by, error_by
+from .slices import by_borough_pair, by_distance, by_promise, by_rarity
 
 # %% ../../nbs/model/17_figures.ipynb #eee3cdf1
 @drawn

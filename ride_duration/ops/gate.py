@@ -19,7 +19,8 @@ import pandas as pd
 from ..data.month import Month, parse_month, parse_months
 from ..errors import BadParameter
 from ..model.ladder import LADDER, Rung
-from ..model.metrics import Difference, gains_by, interval_measures, paired_difference, root_mean_squared_error, slices
+from ..model.metrics import Difference, gains_by, interval_measures, paired_difference, root_mean_squared_error
+from ..model.slices import slices
 from .decision import Decision, Rules, Ruling
 
 # %% ../../nbs/ops/22_gate.ipynb #9b84cc39

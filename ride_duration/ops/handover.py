@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..model.metrics import with_past_rides
+from ..model.slices import with_past_rides
 from .training import Candidate
 
 # %% ../../nbs/ops/22_handover.ipynb #7af08a51
