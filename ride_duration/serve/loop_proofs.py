@@ -124,12 +124,15 @@ def _real_rides(witness: Witness) -> float:  # minutes by which they were missed
     return sum(off) / len(off)
 
 
+_PATIENCE = 300  # seconds: a busy machine imports for a minute before it watches
+
+
 def automatic_undo(witness: Witness) -> str:
     "A champion that is worse on real rides goes again, by itself."
     facts, before = witness.stage.facts, champion(witness)
     witness.require("weak" in facts and before != facts["weak"], "there is no good champion to go back to")
     swap(witness, facts["weak"], "promote", facts["weak"], "--force", "--why", "a bad champion, forced in")
-    off, watching, until = _real_rides(witness), _watching(witness), time.monotonic() + 120
+    off, watching, until = _real_rides(witness), _watching(witness), time.monotonic() + _PATIENCE
     while (event := _newest_event(witness))["kind"] != "rollback" and watching.process.poll() is None and time.monotonic() < until:
         time.sleep(0.3)
     witness.note(json.dumps(event, indent=1))
@@ -151,9 +154,9 @@ def watching(witness: Witness) -> str:
     "The loop is a process that sees to the next month, and tells Prometheus how it does."
     process = _watching(witness)
     try:
-        process.process.wait(120)
+        process.process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise Unproven(f"ride-duration watch has not seen to {AFTER} within two minutes: {''.join(list(process.said)[-1:])}") from None
+        raise Unproven(f"ride-duration watch has not seen to {AFTER} within {_PATIENCE} seconds: {''.join(list(process.said)[-1:])}") from None
     finally:
         process.stop()
         witness.note(f"$ {' '.join(process.command)}\nended with {process.process.returncode}\n\n{''.join(process.said)}\n--- metrics\n{process.metrics}")
