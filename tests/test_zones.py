@@ -17,7 +17,7 @@ from ride_duration.data import zones
 from ride_duration.data.demo import demo_zones
 from ride_duration.data.zones import find_zone, zone_names, zone_shapes, zone_table
 from ride_duration.errors import BrokenContract, RideDurationError, UnknownZone, UnreadableFile
-from ride_duration.model.figures import zone_error_picture
+from ride_duration.model.place_figures import zone_error_picture
 
 KINDS = ("shp", "shx", "dbf", "prj")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 IMPORTED = ["ride_duration.cli", "ride_duration.ops.registry", "ride_duration.ops.runner", "ride_duration.ops.backfill", "ride_duration.ops.tuning"]
-IMPORTED += ["ride_duration.model.figures", "ride_duration.model.tables", "ride_duration.model.page", "sklearn.linear_model", "nbconvert", "mlflow", "nbdev.test", "ipykernel.kernelapp"]
+IMPORTED += ["ride_duration.model.figures", "ride_duration.model.place_figures", "ride_duration.model.tables", "ride_duration.model.page", "sklearn.linear_model", "nbconvert", "mlflow", "nbdev.test", "ipykernel.kernelapp"]
 AT_IMPORT = {"MPLBACKEND": "agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when a library is imported
 FORKED = multiprocessing.get_context("forkserver")
 

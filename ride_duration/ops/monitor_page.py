@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from ..data.schema import CAUSES, Account
 from ..data.zones import zone_shapes
 from ..errors import NoModel
-from ..model import figures, monitor_figures, watched
+from ..model import monitor_figures, place_figures, watched
 from ..model.bundle import load_bundle
 from ..model.metrics import Difference
 from ..model.page import PLACE
@@ -191,7 +191,7 @@ def error_hours(monitored: Monitored) -> Figure:
 def error_zones(monitored: Monitored) -> Figure:
     "Where the model is worse than it promised."
     growth = _with_origin(watched.growth_by_zone(monitored.performance.sums, monitored.model.promise), monitored)
-    return figures.zone_error_picture(growth, zone_shapes(monitored.fleet), "RMSE above what was promised (minutes)", "Where the error has grown")
+    return place_figures.zone_error_picture(growth, zone_shapes(monitored.fleet), "RMSE above what was promised (minutes)", "Where the error has grown")
 
 
 @_of_evidence

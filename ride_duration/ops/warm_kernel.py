@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e07
-_IMPORTED = ("ipykernel.kernelapp", "pyarrow.parquet", "sklearn.linear_model", "lightgbm", "ride_duration.model.figures", "ride_duration.model.tables", "ride_duration.model.page")
+_IMPORTED = ("ipykernel.kernelapp", "pyarrow.parquet", "sklearn.linear_model", "lightgbm", "ride_duration.model.figures", "ride_duration.model.place_figures", "ride_duration.model.tables", "ride_duration.model.page")
 _AT_IMPORT = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOMP_SPINCOUNT", "MPLBACKEND")  # read by libraries once
 _INLINE = "module://matplotlib_inline.backend_inline"  # which ipykernel asks for where nobody else does
 
