@@ -16,8 +16,9 @@ from ride_duration.errors import BadParameter, MissingExtra, RideDurationError
 from ride_duration.model.boosted import Boosted
 from ride_duration.model.features import KNOWN
 from ride_duration.ops import tuning
+from ride_duration.ops.folds import fold_errors, rolling_folds
 from ride_duration.ops.parameters import SPACE, default_parameters, read_parameters
-from ride_duration.ops.tuning import fold_errors, rolling_folds, tune
+from ride_duration.ops.tuning import tune
 
 FEW = {"fleet": "demo", "most_rides": 2000}
 SECONDS_A_FOLD = 10
