@@ -24,6 +24,7 @@ from .hold import held
 from .loop import Loop, next_month
 from .prediction_log import open_log
 from .undo import UndoRules, undo_if_worse, watched
+from .warm_kernel import fork_no_kernels
 
 # %% ../../nbs/ops/36_watch.ipynb #10bbf973
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ def watch(
     first: Month | None = None,     # where the loop has seen none
 ) -> None:
     "See to month after month; only a signal ends it, or `until`."
+    fork_no_kernels()
     if first and journal.last_month(loop.name) is None and journal.unfinished(loop.name) is None:
         run_cycle(loop, first)
         state.rounds["done"] += 1
