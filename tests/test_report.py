@@ -75,6 +75,16 @@ def test_a_dead_kernel(good, tmp_path, seconds):
     assert_kept(good, tmp_path)
 
 
+def test_the_process_that_kernels_are_forked_from_dies(good, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "ride_duration", *REPORT], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (found := [child for child in psutil.Process(process.pid).children() if "forkserver" in " ".join(child.cmdline())]):
+        time.sleep(0.05)
+    found[0].kill()
+    assert (process.wait(30), "kernel died" in process.stderr.read()) == (41, True)
+    now = contents(tmp_path)
+    assert {name: now[name] for name in good} == good, "nothing good is lost"
+
+
 @pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt(good, tmp_path, polite):
     process, kernel = start_and_wait_for_kernel(tmp_path)
@@ -93,8 +103,7 @@ def start_and_wait_for_kernel(folder: Path, seconds: float = 1.5) -> tuple[subpr
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        kernels = [int(child) for child in children if b"ipykernel" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        kernels = [kernel.pid for child in psutil.Process(process.pid).children() for kernel in child.children()]  # forked from one that has imported what it needs
         if kernels and (folder / "home").exists():
             time.sleep(seconds)
             return process, kernels[0]

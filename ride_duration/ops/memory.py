@@ -45,10 +45,10 @@ class MemoryWatch:
 
     def __init__(self, limit: float | None = None):  # bytes
         self.limit, self.peak, self.exceeded = limit, 0, False
+        self._before = _system_kills()
         self._done = threading.Event()
 
     def begin(self, process: int) -> None:  # its number
-        self._before = _system_kills()
         threading.Thread(target=self._look, args=(psutil.Process(process),), daemon=True).start()
 
     def _look(self, process: psutil.Process) -> None:

@@ -81,7 +81,10 @@ _QUICK_PICTURES = "--InlineBackend.print_figure_kwargs={'bbox_inches': 'tight', 
 
 class _Forked(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **options) -> Mapping:
-        self.process = WarmKernel(cmd[cmd.index("-f"):], options["env"])
+        try:
+            self.process = WarmKernel(cmd[cmd.index("-f"):], options["env"])
+        except (EOFError, OSError):  # killed while it imported
+            raise DeadKernelError("the process that kernels are forked from died") from None
         self.pid = self.pgid = self.process.pid  # it leads a group of its own
         return self.connection_info
 
