@@ -5,7 +5,8 @@
 Each way starts with an empty home whose months are in the cache, tracks in MLflow (a local database), and uses the cores as
 it sees fit: one after another, LightGBM has all of them; two at a time, each has half. The bare training is `train(...)` of
 the same months, one after another in one process that has everything imported already, with all cores. Beside it stands
-the bare training in two such processes at once, each with half of the cores: what the machine lets anyone gain by two at a time.
+the bare training in two such processes at once, each with half of the cores and all of the months, so half of their time:
+what the machine lets anyone gain by two at a time.
 """
 
 import argparse
@@ -42,9 +43,10 @@ def backfill(folder: Path, jobs: int, given: argparse.Namespace) -> float:
     return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "RIDE_DURATION_HOME": str(home)}))
 
 
-def half(months: list[str], given: argparse.Namespace) -> subprocess.Popen:
+def one_of_two(months: list[str], given: argparse.Namespace) -> subprocess.Popen:
     "A process that trains on these months once it is told to, with half of the cores."
     program = f"""
+import sys
 from ride_duration.ops.training import train
 def learn(month):
     train(str(month - 1), str(month), {given.fleet!r}, {given.source!r}, extra={EXTRA!r})
@@ -52,7 +54,7 @@ from ride_duration.data.month import parse_month
 months = [parse_month(month) for month in {months!r}]
 learn(months[0])
 print(flush=True)
-input()
+sys.stdin.read()
 for month in months:
     learn(month)
 """
@@ -61,11 +63,11 @@ for month in months:
 
 
 def bare_by_two(months: list, given: argparse.Namespace) -> float:
-    "Wall time of the training alone in two processes; both have trained once before the clock starts."
-    both = [half([str(month) for month in months[place::2]], given) for place in range(2)]
+    "Half of the time in which two processes train on every month twice; both have trained once before the clock starts."
+    both = [one_of_two([str(month) for month in months], given) for _ in range(2)]
     for process in both:
         process.stdout.readline()
-    return seconds(lambda: [process.communicate(b"\n") for process in both])
+    return seconds(lambda: ([process.stdin.close() for process in both], [process.wait() for process in both])) / 2
 
 
 def main() -> None:

@@ -77,8 +77,10 @@ def test_a_dead_kernel(good, tmp_path, seconds):
 
 def test_the_process_that_kernels_are_forked_from_dies(good, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "ride_duration", *REPORT], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (found := [child for child in psutil.Process(process.pid).children() if "forkserver" in " ".join(child.cmdline())]):
+    found, until = [], time.monotonic() + 30
+    while not found and time.monotonic() < until:
         time.sleep(0.05)
+        found = [child for child in psutil.Process(process.pid).children() if "forkserver" in " ".join(child.cmdline())]
     found[0].kill()
     assert (process.wait(30), "kernel died" in process.stderr.read()) == (41, True)
     now = contents(tmp_path)

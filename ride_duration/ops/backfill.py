@@ -92,9 +92,14 @@ def _stop(*_: object) -> None:  # unless we are ending because of an earlier one
         raise KeyboardInterrupt
 
 
+def _say_again() -> None:
+    if callable(signal.getsignal(signal.SIGTERM)):  # somebody listens still; otherwise it would end the process, whose work is done
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _not_lost(lost: object) -> None:  # a `sys.unraisablehook`: an interrupt that comes in a callback or a destructor goes nowhere, so it is said again
     if isinstance(lost.exc_value, KeyboardInterrupt):
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.05, _say_again).start()
     else:
         sys.__unraisablehook__(lost)
 
