@@ -125,17 +125,24 @@ def report(
     from dataclasses import asdict
 
     from ride_duration.data.month import parse_fleet, parse_months
+
+    wanted, fleet = parse_months(" ".join(months)), parse_fleet(fleet)
+    is_one = len(wanted) == 1 and jobs == 1 and not cluster
+    if is_one:
+        from ride_duration.ops.warm_kernel import fork_soon
+
+        fork_soon()  # its imports go on while ours do
     from ride_duration.ops.backfill import Work
     from ride_duration.ops.decision import read_rules
     from ride_duration.ops.memory import parse_memory
 
-    wanted, parameters = parse_months(" ".join(months)), named(parameter or []) | ({"all_pickups": True} if all_pickups else {})
+    parameters = named(parameter or []) | ({"all_pickups": True} if all_pickups else {})
     if "://" in reports and not cluster:
         raise BadParameter(f"reports can go to an address such as {reports} only with --cluster: name a folder")
     limit, judged_by = parse_memory(memory) if memory else None, asdict(read_rules(rules)) if rules else None
-    work = Work(parse_fleet(fleet), window, source, reports, parameters, timeout, limit, judged_by, force, track)
+    work = Work(fleet, window, source, reports, parameters, timeout, limit, judged_by, force, track)
     with fetching(source) as get:
-        found = _one(wanted[0], work, get, track) if len(wanted) == 1 and jobs == 1 and not cluster else _many(wanted, work, jobs, get, track, cluster)
+        found = _one(wanted[0], work, get, track) if is_one else _many(wanted, work, jobs, get, track, cluster)
     _show_reports(found, as_json)
 
 
