@@ -20,16 +20,19 @@ from pathlib import Path
 from ride_duration.ops.training import train
 
 LIMIT = 6.0  # seconds
+EXTRA = ["pickup_at", "trip_distance", "PULocationID", "DOLocationID"]  # what the report keeps of each trip, too
 
 
-def seconds(work: Callable[[], object], runs: int) -> list[float]:
-    "Wall time of each run, after one that is not counted."
-    found = []
-    for _ in range(runs + 1):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return found[1:]
+def seconds(*works: Callable[[], object], runs: int) -> list[tuple[float, ...]]:
+    "Wall times of each work's runs, after one that is not counted. They take turns, so a machine that changes its pace does so to all."
+    rounds = [[timed(work) for work in works] for _ in range(runs + 1)]
+    return [*zip(*rounds[1:], strict=True)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -42,8 +45,11 @@ def main() -> None:
         os.environ["RIDE_DURATION_HOME"] = str(Path(folder) / "home")
         command = [sys.executable, "-m", "ride_duration", "report", "2023-02", "--fleet", given.fleet, "--reports", f"{folder}/reports", "--force", "--no-track"]
         command += ["--source", given.source] if given.source else []
-        report = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), given.runs)
-        training = seconds(lambda: train("2023-01", "2023-02", given.fleet, given.source, extra=["pickup_at"]), given.runs)
+        report, training = seconds(
+            lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL),
+            lambda: train("2023-01", "2023-02", given.fleet, given.source, extra=EXTRA),
+            runs=given.runs,
+        )
     over = statistics.median(report) - statistics.median(training)
     note = " (synthetic)" if given.fleet == "demo" else ""
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {given.fleet} 2023-01 → 2023-02{note}, median of {given.runs}")

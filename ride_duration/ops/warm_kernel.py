@@ -6,6 +6,7 @@
 __all__ = ['fork_no_kernels', 'can_fork', 'WarmKernel', 'fork_soon']
 
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e04
+import gc
 import multiprocessing
 import os
 import sys
@@ -48,6 +49,8 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
     os.environ.clear()
     os.environ.update(environment)
     matplotlib.rcParams["backend"] = _INLINE
+    gc.freeze()  # what was imported stays: looking through it again and again would take a tenth of the drawing
+    gc.set_threshold(50_000)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     kernel = IPKernelApp.instance()
     kernel.initialize([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
