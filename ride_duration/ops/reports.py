@@ -25,7 +25,7 @@ from .index import write_index
 from .ledger import RunKey, Running, code_version
 from .notebook_pictures import _figures
 from .report_plan import Plan, Report, month_folder
-from .report_run import FOR_A_PAGE, NO_LIMITS, Limits, execute, import_all, kernel_environment, make_once, write_report
+from .report_run import FOR_A_PAGE, NO_LIMITS, Limits, execute, import_meanwhile, kernel_environment, make_once, write_report
 
 # %% ../../nbs/ops/25_reports.ipynb #0b6696dd
 def training_months(
@@ -86,9 +86,7 @@ def _gate(plan: Plan, handover: Path, rules: object | None, source: str | Path |
         from ride_duration.ops.decision import Rules
 
         name = f"{plan.model}, learnt from {plan.parameters['train']}"
-        decision = registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or Rules(), source)
-        import_all((*FOR_A_PAGE, "ride_duration.model.trend_figures"))  # and not earlier: while the notebook trains, it needs every core
-        return decision
+        return registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or Rules(), source)
 
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -130,6 +128,7 @@ def _page(notebook: Mapping, data: Mapping, decision: Mapping | None) -> str:  #
 
 # %% ../../nbs/ops/25_reports.ipynb #42ff9f99
 def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits, rules: object | None, track: bool) -> Report:
+    import_meanwhile((*FOR_A_PAGE, "ride_duration.model.trend_figures"))  # now: while the notebook trains, it needs every core
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         handed = Path(work) / "trained"
         deciding = stack.enter_context(_gate(plan, handed, rules, source))
