@@ -161,6 +161,20 @@ def test_a_worker_that_is_told_again_while_it_ends_is_not_interrupted_in_that():
             backfill._stop()
 
 
+def test_a_worker_that_gets_other_threads_is_a_new_process():
+    worker = backfill._Worker("1")
+    pids = []
+    try:
+        for threads in ("1", "1", "2"):
+            worker.allow(threads)
+            worker.process = worker.process if worker.process and worker.process.poll() is None else worker._start()
+            pids.append(worker.process.pid)
+            assert psutil.Process(pids[-1]).environ()["OMP_NUM_THREADS"] == threads
+    finally:
+        worker.stop()
+    assert pids[0] == pids[1] != pids[2]
+
+
 def test_a_month_that_is_not_there_does_not_stop_the_others(run, tmp_path, mirror):
     done = run("report", "2023-12..2024-02", "--source", mirror, "--no-track", *CHEAP)
     assert done.returncode == 20 and "2024-01" in done.stderr, done.stderr

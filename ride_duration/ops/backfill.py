@@ -119,15 +119,20 @@ def serve() -> None:
             print(json.dumps(_answer(Work(**task["work"]), task["month"])), file=said, flush=True)
 
 # %% ../../nbs/ops/26_backfill.ipynb #b6dbb30f
-def _threads_each(jobs: int) -> dict[str, str]:  # environment: workers share the cores
-    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+def _share(of: int) -> str:  # threads for each of as many workers: they share the cores, unless somebody has said otherwise
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // of))
 
 
 class _Worker:
     "A worker, started when it gets its first month; a new one where the last has died."
 
-    def __init__(self, jobs: int):
-        self.environment, self.process = {**os.environ, **_threads_each(jobs)}, None
+    def __init__(self, threads: str):
+        self.environment, self.process = {**os.environ, "OMP_NUM_THREADS": threads}, None
+
+    def allow(self, threads: str) -> None:  # libraries ask once, so a process that has another number is of no use
+        if threads != self.environment["OMP_NUM_THREADS"]:
+            self.stop()
+            self.environment["OMP_NUM_THREADS"] = threads
 
     def _start(self) -> subprocess.Popen:
         program = "from ride_duration.ops.backfill import serve; serve()"
@@ -173,16 +178,17 @@ def _absent(work: Work, months: list[Month], fetch: Callable) -> dict[Month, Rid
 
 # %% ../../nbs/ops/26_backfill.ipynb #e6d530ce
 @contextmanager
-def _workers(jobs: int) -> Iterator[Callable[[Work, Month], Done]]:
-    "What makes a report on the next worker that is free."
+def _workers(jobs: int) -> Iterator[Callable[[Work, Month, str], Done]]:
+    "What makes a report on the next worker that is free, with as many threads as it is told."
     free: queue.Queue = queue.Queue()
-    workers = [_Worker(jobs) for _ in range(jobs)]
+    workers = [_Worker(_share(jobs)) for _ in range(jobs)]
     for worker in workers:
         free.put(worker)
 
-    def make(work: Work, month: Month) -> Done:
+    def make(work: Work, month: Month, threads: str) -> Done:
         worker = free.get()
         try:
+            worker.allow(threads)
             return worker.make(work, str(month))
         finally:
             free.put(worker)
@@ -229,18 +235,24 @@ def backfill(
                 results[month] = Done(str(month), error=error)
                 ended(results[month])
             with ThreadPoolExecutor(jobs) as pool, _workers(jobs) as make:  # workers stop first: threads wait for them
-                _run_all([month for month in months if month not in results], work, make, pool, results, started, ended)
+                waiting = _threads([month for month in months if month not in results], jobs)
+                _run_all(waiting, work, make, pool, results, started, ended)
         except KeyboardInterrupt:
             raise RunInterrupted(f"stopped; {sum(done.error is None for done in results.values())} of {len(months)} months are finished and stay: the same command goes on with the others") from None
     return [results[month] for month in months]
 
 
-def _run_all(months: list[Month], work: Work, make: Callable, pool: ThreadPoolExecutor, results: dict, started: Callable, ended: Callable) -> None:
-    def one(month: Month) -> Done:
-        started(str(month))
-        return make(work, month)
+def _threads(months: list[Month], jobs: int) -> dict[Month, str]:  # of each: the last round may be of fewer, who have all cores then
+    last = len(months) % jobs or jobs
+    return {month: _share(jobs if number < len(months) - last else last) for number, month in enumerate(months)}
 
-    running: dict[Future, Month] = {pool.submit(one, month): month for month in months}
+
+def _run_all(months: dict[Month, str], work: Work, make: Callable, pool: ThreadPoolExecutor, results: dict, started: Callable, ended: Callable) -> None:
+    def one(month: Month, threads: str) -> Done:
+        started(str(month))
+        return make(work, month, threads)
+
+    running: dict[Future, Month] = {pool.submit(one, *each): each[0] for each in months.items()}
     try:
         while running:
             for future in wait(running, timeout=0.2, return_when=FIRST_COMPLETED).done:

@@ -77,8 +77,7 @@ class ReportMaker(WorkerPlugin):
         self.name = name  # of the back-fill
 
     def setup(self, worker: Worker) -> None:
-        self.process, self.address = _Worker(1), worker.address
-        self.process.environment["OMP_NUM_THREADS"] = str(worker.state.nthreads)
+        self.process, self.address = _Worker(str(worker.state.nthreads)), worker.address
         self.turn, self.key, self.unwanted, self.closing = threading.Lock(), None, set(), False
         self.idle = threading.Timer(_IDLE, lambda: None)
 
