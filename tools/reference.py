@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fastcore.docments import docments
 
+import ride_duration
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "ride_duration"
 FLOORS = {
@@ -137,7 +139,7 @@ def module_page(module: Module) -> str:
 
 def module_index(known: list[Module]) -> str:
     "All modules, floor by floor."
-    parts = ["# Every public function\n", "`ride_duration` itself offers `Month`, `load_trips`, `fetch_month`, `train` and `make_report`; the rest is imported from where it lives.\n"]
+    parts = ["# Every public function\n", f"`ride_duration` itself offers {', '.join(map(code, ride_duration.__all__))}; the rest is imported from where it lives.\n"]
     for floor, (name, says) in FLOORS.items():
         rows = [f"| [{module.name}](api/{module.name}.md) | {cell(module.answer)} | {', '.join(code(node.name) for node in module.public)} |" for module in known if module.name.rpartition(".")[0] == floor]
         parts.append(f"## {name}\n\n{says}\n\n| module | answers | offers |\n|---|---|---|\n" + "\n".join(rows) + "\n")

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .drawing import BLUE, GREY, ORANGE, _color, _line, _rung, drawn, nothing
+from .drawing import BLUE, GREY, ORANGE, color_of, drawn, line_of, nothing, rung_of
 from .features import FEATURES
 from .ladder import LADDER, METERED
 from .metrics import coverage_by, error_by
@@ -27,10 +27,10 @@ def ladder_picture(
     rmse: pd.Series,  # model -> minutes on the validation month
 ) -> Figure:
     "RMSE of each rung on the validation month; metered rungs are hatched, for they know what nobody knows when booking."
-    rungs = [_rung(name) for name in rmse.index]
+    rungs = [rung_of(name) for name in rmse.index]
     labels, values = [rung.label for rung in rungs], rmse.tolist()
     figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.38 * len(rungs)))
-    sns.barplot(x=values, y=labels, hue=labels, palette=[_color(name) for name in rmse.index], legend=False, ax=axes)
+    sns.barplot(x=values, y=labels, hue=labels, palette=[color_of(name) for name in rmse.index], legend=False, ax=axes)
     for bars, rung in zip(axes.containers, rungs, strict=True):
         axes.bar_label(bars, fmt="%.2f", padding=4)
         bars[0].set(hatch="//" if rung.regime == METERED else None, edgecolor="white")
@@ -65,7 +65,7 @@ def _error_lines(table: pd.DataFrame, xlabel: str, title: str) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 3.1))
     models = table.columns.drop("trips")
     for model in models:
-        axes.plot(range(len(table)), table[model], marker="o", ms=3, **_line(model))
+        axes.plot(range(len(table)), table[model], marker="o", ms=3, **line_of(model))
     _volume(axes, table["trips"])
     axes.set(xlabel=xlabel, ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(table)))
     axes.set_title(title, pad=24)
@@ -114,7 +114,7 @@ def promise_picture(
     came = judged["duration"].groupby(promised).agg(["mean", "size"]).query("size >= 20").reindex(np.arange(longest + 1))
     axes.plot(came.index, came["mean"], color=ORANGE, lw=2, label="mean of what came true")
     axes.plot([0, longest], [0, longest], color="black", lw=0.8, ls=":", label="promise kept")
-    axes.set(xlabel=f"predicted by the {_rung(model).label} model (minutes)", ylabel="actual (minutes)", title="What was promised, and what came true",
+    axes.set(xlabel=f"predicted by the {rung_of(model).label} model (minutes)", ylabel="actual (minutes)", title="What was promised, and what came true",
              xlim=(0, longest), ylim=(0, longest))  # fmt: skip
     axes.legend(frameon=True, loc="upper left", fontsize=8.5)
     return figure
@@ -147,7 +147,7 @@ def calibration_picture(
 ) -> Figure:
     "How often a model's ranges hold, and how wide they are: by hour, by what was promised, and by how much was learnt."
     if f"{model}_low" not in judged:
-        return nothing(f"The {_rung(model).label} model gives no ranges.")
+        return nothing(f"The {rung_of(model).label} model gives no ranges.")
     tables = {words: coverage_by(judged, groups, model).loc[lambda table: table.trips >= least] for words, groups in _ways_to_doubt(judged, model).items()}
     look = {"sharex": "col", "sharey": "row", "height_ratios": [1.5, 1], "width_ratios": [1.6, 1, 1][: len(tables)]}
     figure, axes = plt.subplots(2, len(tables), figsize=(7.5, 4.0), squeeze=False, **look)
@@ -211,7 +211,7 @@ def gain_picture(
     figure, panels = plt.subplots(len(kinds), sharex=True, squeeze=False, figsize=(9.4, 0.8 + 0.2 * sum(rows)), height_ratios=rows, dpi=86)
     for axes, (kind, part) in zip(panels[:, 0], kinds.items(), strict=True):
         _gain_panel(axes, kind, part)
-    model, other = (_rung(gains.attrs[side]).label for side in ("model", "other"))
+    model, other = (rung_of(gains.attrs[side]).label for side in ("model", "other"))
     panels[-1, 0].set_xlabel(f"← {model} better      RMSE against the {other} (minutes)      {model} worse →")
     panels[0, 0].text(1.01, 1.02, "trips", transform=panels[0, 0].transAxes, va="bottom", fontsize=8, color="dimgrey")
     return figure

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.path import Path
 
-from .drawing import _rung, drawn, nothing
+from .drawing import drawn, nothing, rung_of
 from .metrics import error_by
 from .slices import by_borough_pair
 
@@ -43,7 +43,7 @@ def borough_picture(
     darkest = min(rmse.max(axis=None), 2.5 * squared.mean() ** 0.5)  # one odd cell does not make the others pale
     bar = {"label": "RMSE (minutes)"}
     sns.heatmap(rmse, annot=words, fmt="", cmap="Blues", vmin=0, vmax=darkest, linewidths=1, ax=axes, annot_kws={"size": 8.5}, cbar_kws=bar)
-    axes.set(xlabel="drop-off", ylabel="pickup", title=f"Error of the {_rung(model).label} model by place, with the number of trips")
+    axes.set(xlabel="drop-off", ylabel="pickup", title=f"Error of the {rung_of(model).label} model by place, with the number of trips")
     return figure
 
 # %% ../../nbs/model/17_place_figures.ipynb #b12f86d5

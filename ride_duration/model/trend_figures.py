@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .drawing import _line, drawn
+from .drawing import drawn, line_of
 
 # %% ../../nbs/model/17_trend_figures.ipynb #d34f41ae
 @drawn
@@ -24,7 +24,7 @@ def trend_picture(
         own = errors[errors["fleet"] == fleet].sort_values("month")
         months = sorted(own["month"].unique())
         for model, line in own.groupby("model", sort=False):
-            axes.plot([months.index(month) for month in line["month"]], line["rmse"], marker="o", ms=4, **_line(model))
+            axes.plot([months.index(month) for month in line["month"]], line["rmse"], marker="o", ms=4, **line_of(model))
         note = " (synthetic)" if fleet == "demo" else ""
         axes.set_title(f"{fleet}{note}", pad=8 + 15 * -(-own["model"].nunique() // 4))  # above the legend
         axes.set(ylabel="RMSE (minutes)", ylim=(0, None), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
@@ -44,7 +44,7 @@ def coverage_trend_picture(
     axes.axhline(80, color="#8a97a6", ls=":", lw=1)
     for (fleet, model), line in held.sort_values("month").groupby(["fleet", "model"], sort=False):
         places = [months.index(month) for month in line["month"]]
-        look = _line(model)
+        look = line_of(model)
         axes.plot(places, line["coverage"] * 100, marker=markers[fleet], ms=4, **look | {"label": f"{fleet}{' (synthetic)' if fleet == 'demo' else ''}, {look['label']}"})
     low, high = held["coverage"].min() * 100, held["coverage"].max() * 100
     axes.set(ylabel="rides in range (%)", ylim=(min(72, low - 1), max(88, high + 1)), xticks=range(len(months)), xlim=(-0.5, len(months) - 0.5))
