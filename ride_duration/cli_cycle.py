@@ -90,7 +90,8 @@ def cycle(
     For a scheduler: nothing to do is a success. Each step is recorded; whatever stopped a cycle, the same command goes on with it. Ends with 50 where the month's data are to be repaired.
     """
     from ride_duration.data.month import parse_month
-    from ride_duration.ops.cycle import rehearse, run_cycle
+    from ride_duration.ops.cycle import run_cycle
+    from ride_duration.ops.rehearsal import rehearse
 
     wanted = month and parse_month(month)
     with fetching(source) as get, speaking_json():

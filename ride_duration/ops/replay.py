@@ -17,11 +17,10 @@ from ..data.source import fetch_month
 from ..errors import BadParameter, NoCleanTrips
 from ..model.bundle import MANIFEST, RideModel, load_bundle
 from . import registry
-from .cycle import loop_months
 from .decision import Rules
 from .hindsight import Score, best_of, pooled, regret, score_models
 from .journal import Cycle
-from .loop import Loop
+from .loop import Loop, loop_months
 from .past import answered_by, at_the_time, elsewhere, play
 from .performance import SEED
 from .policy import Policy
