@@ -74,6 +74,11 @@ _SAMPLED = 200_000  # rides LightGBM looks at to cut each feature into steps
 _FIXED = {"objective": "l2", "bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1}
 
 
+def _rmse_learnt(booster: lgb.Booster, usual: np.ndarray) -> float:  # LightGBM's own sum depends, in its last digits, on the number of threads
+    squares = booster.eval_train(lambda scores, _: ("mean of squares", float(np.mean((scores - usual) ** 2)), False))
+    return squares[-1][2] ** 0.5
+
+
 @cache
 def _columns_of(regime: str, names: tuple[str, ...]) -> list[int] | slice:  # asked for with every single ride
     every = [feature.name for feature in choose_features(regime)]
@@ -136,7 +141,7 @@ class Boosted(RegressorMixin, BaseEstimator):
         data = lgb.Dataset(rows, usual, feature_name=self.features_, params=self._parameters())
         booster = lgb.train(self._parameters(), data, self.trees, keep_training_booster=True)
         self.booster_ = lgb.Booster(model_str=booster.model_to_string())  # what a bundle holds, and nothing of the training data
-        return float(booster.eval_train()[0][2] ** 0.5)
+        return _rmse_learnt(booster, usual)
 
     @property
     def rides_(self) -> np.ndarray:  # how many past rides each pair of zones has: (PAIRS,)
