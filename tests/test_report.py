@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -75,16 +76,36 @@ def test_a_dead_kernel(good, tmp_path, seconds):
     assert_kept(good, tmp_path)
 
 
-def test_the_process_that_kernels_are_forked_from_dies(good, tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "ride_duration", *REPORT], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    found, until = [], time.monotonic() + 30
-    while not found and time.monotonic() < until:
-        time.sleep(0.05)
-        found = [child for child in psutil.Process(process.pid).children() if "forkserver" in " ".join(child.cmdline())]
-    found[0].kill()
+def test_the_process_that_kernels_are_forked_from_dies_while_a_kernel_is_asked_of_it(good, tmp_path):
+    process, server = start_and_wait_for_fork_server(tmp_path)
+    server.suspend()
+    wait_until((tmp_path / "home" / "runs.sqlite").exists)
+    time.sleep(1.5)  # it has been asked by now
+    server.kill()
     assert (process.wait(30), "kernel died" in process.stderr.read()) == (41, True)
     now = contents(tmp_path)
     assert {name: now[name] for name in good} == good, "nothing good is lost"
+
+
+def test_the_process_that_kernels_are_forked_from_dies_before_and_another_takes_its_place(good, tmp_path):
+    process, server = start_and_wait_for_fork_server(tmp_path)
+    server.kill()
+    assert (process.wait(60), process.stderr.read()) == (0, "")
+    assert contents(tmp_path) == good
+
+
+def start_and_wait_for_fork_server(folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
+    process = subprocess.Popen([sys.executable, "-m", "ride_duration", *REPORT], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    servers = wait_until(lambda: [child for child in psutil.Process(process.pid).children() if "forkserver" in " ".join(child.cmdline())])
+    return process, servers[0]
+
+
+def wait_until(found: Callable[[], object], seconds: float = 30) -> object:
+    until = time.monotonic() + seconds
+    while not (there := found()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert there, "it never came"
+    return there
 
 
 @pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])
