@@ -6,6 +6,7 @@
 __all__ = ['SHORTEST_RIDE', 'LONGEST_RIDE', 'held_out_places', 'known_places', 'RideRows', 'Boosted', 'raw_scores']
 
 # %% ../../nbs/model/12_boosted.ipynb #180281b5
+import math
 from functools import cache
 
 import lightgbm as lgb
@@ -74,9 +75,13 @@ _SAMPLED = 200_000  # rides LightGBM looks at to cut each feature into steps
 _FIXED = {"objective": "l2", "bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1}
 
 
+def _mean_square(scores: np.ndarray, usual: np.ndarray) -> float:  # part by part: a year of rides is large
+    parts = (slice(start, start + RideRows.batch_size) for start in range(0, len(usual), RideRows.batch_size))
+    return math.fsum(np.sum(np.square(scores[part] - usual[part])) for part in parts) / len(usual)
+
+
 def _rmse_learnt(booster: lgb.Booster, usual: np.ndarray) -> float:  # LightGBM's own sum depends, in its last digits, on the number of threads
-    squares = booster.eval_train(lambda scores, _: ("mean of squares", float(np.mean((scores - usual) ** 2)), False))
-    return squares[-1][2] ** 0.5
+    return booster.eval_train(lambda scores, _: ("mean square", _mean_square(scores, usual), False))[-1][2] ** 0.5
 
 
 @cache
