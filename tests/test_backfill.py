@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ride_duration.errors import RunInterrupted
 from ride_duration.ops import backfill, ledger
 
 CHEAP = ("-p", "models=mean,seed", "-p", "model=seed")
@@ -173,6 +174,14 @@ def test_a_worker_that_gets_other_threads_is_a_new_process():
     finally:
         worker.stop()
     assert pids[0] == pids[1] != pids[2]
+
+
+def test_a_worker_that_is_over_starts_no_process():
+    worker = backfill._Worker("1")
+    worker.end()
+    with pytest.raises(RunInterrupted):
+        worker.make(backfill.Work(), "2023-02")
+    assert worker.process is None
 
 
 def test_a_month_that_is_not_there_does_not_stop_the_others(run, tmp_path, mirror):

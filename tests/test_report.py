@@ -80,7 +80,7 @@ def test_the_process_that_kernels_are_forked_from_dies_while_a_kernel_is_asked_o
     process, server = start_and_wait_for_fork_server(tmp_path)
     server.suspend()
     wait_until((tmp_path / "home" / "runs.sqlite").exists)
-    time.sleep(1.5)  # it has been asked by now
+    time.sleep(3)  # it has been asked by now
     server.kill()
     assert (process.wait(30), "kernel died" in process.stderr.read()) == (41, True)
     now = contents(tmp_path)

@@ -113,10 +113,12 @@ def serve() -> None:
     sys.unraisablehook = _not_lost
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever started us, who then tells us
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
-    with suppress(KeyboardInterrupt, RunInterrupted, BrokenPipeError):
+    try:
         while (line := tasks.get()) is not None:
             task = json.loads(line)
             print(json.dumps(_answer(Work(**task["work"]), task["month"])), file=said, flush=True)
+    except (KeyboardInterrupt, RunInterrupted, BrokenPipeError):
+        os._exit(0)  # all is written down; a kernel that began at this very moment ends when we do, and Python 3.13 would wait for it before
 
 # %% ../../nbs/ops/26_backfill.ipynb #b6dbb30f
 def _share(of: int) -> str:  # threads for each of as many workers: they share the cores, unless somebody has said otherwise
@@ -128,6 +130,7 @@ class _Worker:
 
     def __init__(self, threads: str):
         self.environment, self.process = {**os.environ, "OMP_NUM_THREADS": threads}, None
+        self.is_over, self.turn = False, threading.Lock()  # no process is started once it is over
 
     def allow(self, threads: str) -> None:  # libraries ask once, so a process that has another number is of no use
         if threads != self.environment["OMP_NUM_THREADS"]:
@@ -139,8 +142,11 @@ class _Worker:
         return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment, start_new_session=True)
 
     def make(self, work: Work, month: str) -> Done:
-        if self.process is None or self.process.poll() is not None:
-            self.process = self._start()
+        with self.turn:
+            if self.is_over:
+                raise RunInterrupted(f"{month}: stopped before it began")
+            if self.process is None or self.process.poll() is not None:
+                self.process = self._start()
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"work": asdict(work), "month": month}) + "\n")
             self.process.stdin.flush()
@@ -151,6 +157,11 @@ class _Worker:
         said = json.loads(line)
         error = said.pop("error", None)
         return Done(**said) if error is None else Done(month, error=error_from_name(*error))
+
+    def end(self) -> None:
+        with self.turn:
+            self.is_over = True
+        self.stop()
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
@@ -196,7 +207,7 @@ def _workers(jobs: int) -> Iterator[Callable[[Work, Month, str], Done]]:
     try:
         yield make
     finally:
-        stopping = [threading.Thread(target=worker.stop) for worker in workers]
+        stopping = [threading.Thread(target=worker.end) for worker in workers]
         for thread in stopping:
             thread.start()
         for thread in stopping:
@@ -242,7 +253,7 @@ def backfill(
     return [results[month] for month in months]
 
 
-def _threads(months: list[Month], jobs: int) -> dict[Month, str]:  # of each: the last round may be of fewer, who have all cores then
+def _threads(months: list[Month], jobs: int) -> dict[Month, str]:  # of each: the last ones, where they are fewer, are given as many as there are cores
     last = len(months) % jobs or jobs
     return {month: _share(jobs if number < len(months) - last else last) for number, month in enumerate(months)}
 

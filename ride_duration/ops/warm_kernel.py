@@ -106,17 +106,14 @@ class WarmKernel:
 
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e0f
 @contextmanager
-def _saying_nothing() -> Iterator[None]:  # this process, and those that begin meanwhile
-    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _saying_nothing() -> Iterator[None]:  # this process, and those that begin meanwhile; what goes wrong is told all the same
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        for stream, _ in kept:
-            os.dup2(nowhere, stream)
+        os.dup2(nowhere, 1)
         yield
     finally:
-        for stream, copy in kept:
-            os.dup2(copy, stream)
-            os.close(copy)
+        os.dup2(kept, 1)
+        os.close(kept)
         os.close(nowhere)
 
 
