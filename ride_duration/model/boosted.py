@@ -69,12 +69,7 @@ class RideRows(lgb.Sequence):
             self.kept = self._rows(slice(self.start, self.start + self.batch_size))
         return self.kept[asked - self.start]
 
-# %% ../../nbs/model/12_boosted.ipynb #efb6d0a3
-SHORTEST_RIDE, LONGEST_RIDE = 1.0, 60.0  # minutes: a clean trip lies between
-_SAMPLED = 200_000  # rides LightGBM looks at to cut each feature into steps
-_FIXED = {"objective": "l2", "bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1}
-
-
+# %% ../../nbs/model/12_boosted.ipynb #efb6d0a2
 def _mean_square(scores: np.ndarray, usual: np.ndarray) -> float:  # part by part: a year of rides is large
     parts = (slice(start, start + RideRows.batch_size) for start in range(0, len(usual), RideRows.batch_size))
     return math.fsum(np.sum(np.square(scores[part] - usual[part])) for part in parts) / len(usual)
@@ -82,6 +77,11 @@ def _mean_square(scores: np.ndarray, usual: np.ndarray) -> float:  # part by par
 
 def _rmse_learnt(booster: lgb.Booster, usual: np.ndarray) -> float:  # LightGBM's own sum depends, in its last digits, on the number of threads
     return booster.eval_train(lambda scores, _: ("mean square", _mean_square(scores, usual), False))[-1][2] ** 0.5
+
+# %% ../../nbs/model/12_boosted.ipynb #efb6d0a3
+SHORTEST_RIDE, LONGEST_RIDE = 1.0, 60.0  # minutes: a clean trip lies between
+_SAMPLED = 200_000  # rides LightGBM looks at to cut each feature into steps
+_FIXED = {"objective": "l2", "bagging_freq": 1, "deterministic": True, "force_row_wise": True, "verbose": -1, "seed": 1}
 
 
 @cache
