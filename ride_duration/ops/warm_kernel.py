@@ -9,6 +9,7 @@ __all__ = ['fork_no_kernels', 'can_fork', 'WarmKernel', 'fork_soon']
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,20 @@ def _without_main() -> Iterator[None]:  # or multiprocessing would run the calle
     finally:
         sys.modules["__main__"] = main
 
+
+@contextmanager
+def _heard_afterwards() -> Iterator[None]:  # an interrupt between a fork and its orders would leave a child without any, which says so
+    heard, is_main = [], threading.current_thread() is threading.main_thread()
+    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if is_main and callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda *said: heard.append(said[0])) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in heard[:1]:
+            signal.raise_signal(number)
+
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e0b
 class WarmKernel:
     "A forked kernel, with as much of `subprocess.Popen` as jupyter_client asks for."
@@ -84,7 +99,7 @@ class WarmKernel:
     ):
         forks = _forks_context()
         self._process = forks.Process(target=_become, args=(list(arguments), dict(environment)), daemon=True)
-        with _without_main():
+        with _heard_afterwards(), _without_main():
             self._process.start()
         self.pid = self._process.pid
 
