@@ -90,7 +90,7 @@ def _many(months: list, work: object, jobs: int, get: Callable, track: bool, clu
 
 
 def _one(month: object, work: object, get: Callable, track: bool) -> list:  # of `backfill.Done`: in this process
-    from ride_duration.ops.backfill import Done
+    from ride_duration.ops.report_worker import Done
 
     with _telling_mlflow(track) as tell:
         done = Done(str(month), **work.make(month, get, patience=0, index=True))
@@ -132,7 +132,7 @@ def report(
         from ride_duration.ops.warm_kernel import fork_soon
 
         fork_soon()  # its imports go on while ours do
-    from ride_duration.ops.backfill import Work
+    from ride_duration.ops.report_worker import Work
     from ride_duration.ops.decision import read_rules
     from ride_duration.ops.memory import parse_memory
 

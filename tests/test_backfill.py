@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ride_duration.errors import RunInterrupted
-from ride_duration.ops import backfill, ledger
+from ride_duration.ops import ledger, report_worker
 
 CHEAP = ("-p", "models=mean,seed", "-p", "model=seed")
 COMMAND = [sys.executable, "-m", "ride_duration"]
@@ -112,7 +111,8 @@ def test_an_interrupt_that_python_loses_is_heard_all_the_same(home, tmp_path):
 import signal
 from ride_duration.data.month import parse_month
 from ride_duration.errors import RunInterrupted
-from ride_duration.ops.backfill import Work, backfill
+from ride_duration.ops.backfill import backfill
+from ride_duration.ops.report_worker import Work
 
 class Dropped:
     def __del__(self):
@@ -146,24 +146,24 @@ def test_an_interrupt_just_after_a_run_was_written_down_ends_it(home, monkeypatc
 
 def test_a_worker_that_is_told_again_while_it_ends_is_not_interrupted_in_that():
     with pytest.raises(KeyboardInterrupt):
-        backfill._stop()
+        report_worker._stop()
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
-        backfill._stop()
+        report_worker._stop()
         try:
             raise OSError
         except OSError:
-            backfill._stop()
+            report_worker._stop()
     try:
         raise OSError
     except OSError:
         with pytest.raises(KeyboardInterrupt):
-            backfill._stop()
+            report_worker._stop()
 
 
 def test_a_worker_that_gets_other_threads_is_a_new_process():
-    worker = backfill._Worker("1")
+    worker = report_worker.ReportProcess("1")
     pids = []
     try:
         for threads in ("1", "1", "2"):
@@ -175,13 +175,6 @@ def test_a_worker_that_gets_other_threads_is_a_new_process():
         worker.stop()
     assert pids[0] == pids[1] != pids[2]
 
-
-def test_a_worker_that_is_over_starts_no_process():
-    worker = backfill._Worker("1")
-    worker.end()
-    with pytest.raises(RunInterrupted):
-        worker.make(backfill.Work(), "2023-02")
-    assert worker.process is None
 
 
 def test_a_month_that_is_not_there_does_not_stop_the_others(run, tmp_path, mirror):

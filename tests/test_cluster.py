@@ -16,9 +16,9 @@ from dask_cluster import Cluster, free_port, offspring, process, scheduler, wait
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'ride-duration[dask]'")
 from ride_duration.data.month import parse_month
 from ride_duration.errors import ClusterUnreachable
-from ride_duration.ops.backfill import Work
 from ride_duration.ops.cluster import connected, workers_of
 from ride_duration.ops.cluster_reports import _Months, _report_makers
+from ride_duration.ops.report_worker import Work
 
 CHEAP = ("--fleet", "demo", "-p", "models=mean,seed", "-p", "model=seed")
 
@@ -74,8 +74,8 @@ def test_reports_at_an_address_and_records_from_homes_that_are_not_shared(two: C
 
 def test_records_come_back_from_homes_that_are_not_shared(cluster: Cluster, home: Path, tmp_path: Path):
     from ride_duration.data.month import Month
-    from ride_duration.ops.backfill import Work
     from ride_duration.ops.cluster_reports import backfill_on_cluster
+    from ride_duration.ops.report_worker import Work
 
     cluster.add("one")
     work = Work("demo", reports=str(tmp_path / "reports"), parameters={"models": "mean,seed", "model": "seed"})

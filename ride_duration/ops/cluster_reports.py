@@ -22,9 +22,9 @@ from ..data.month import Month, parse_fleet
 from ..data.source import home_folder, source_address
 from ..errors import BadParameter, CannotWrite, ClusterUnreachable, KernelDied, RideDurationError, RunInterrupted
 from ..files import make_folder, write_file
-from .backfill import Done, Work, _interruptible, _Worker
 from .cluster import GONE, Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of
 from .cluster_storage import Storage, folder_for, write_index_at
+from .report_worker import Done, ReportProcess, Work, interruptible
 from .reports import training_months
 
 # %% ../../nbs/ops/28_cluster_reports.ipynb #d78b610b
@@ -77,7 +77,7 @@ class ReportMaker(WorkerPlugin):
         self.name = name  # of the back-fill
 
     def setup(self, worker: Worker) -> None:
-        self.process, self.address = _Worker(str(worker.state.nthreads)), worker.address
+        self.process, self.address = ReportProcess(str(worker.state.nthreads)), worker.address
         self.turn, self.key, self.unwanted, self.closing = threading.Lock(), None, set(), False
         self.idle = threading.Timer(_IDLE, lambda: None)
 
@@ -259,7 +259,7 @@ def backfill_on_cluster(
     work = Work(**asdict(work) | {"fleet": parse_fleet(work.fleet), "source": source_address(work.source), "reports": reports})
     for month in months[:1]:
         training_months(month, work.window)
-    with _interruptible():
+    with interruptible():
         try:
             with connected(address, patience) as client, _prepared(client, work) as token, _report_makers(client) as name:
                 _Months(client, work, name, token, shown, started, ended).run(months, results)
