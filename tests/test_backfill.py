@@ -105,6 +105,20 @@ def test_an_interrupt_stops_all_and_keeps_what_is_finished(tmp_path, home, monke
     assert done.returncode == 0 and set(finished(home, monkeypatch).values()) == {1}
 
 
+@pytest.mark.parametrize(("months", "moment"), [(["2023-02"], 0), (["2023-02"], 0.7), (["2023-02"], 1.4), (["2023-02..2023-03", "-j", "2"], 1)])
+def test_ctrl_c_in_a_terminal_reaches_everybody_and_is_one_line(tmp_path, home, months, moment):
+    "The process that kernels are forked from hears it, too, while it imports; a kernel that has just begun is taken along."
+    process = subprocess.Popen([*COMMAND, "report", *months, "--fleet", "demo", "--no-track", *CHEAP], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    while not (others := family(process)):
+        assert process.poll() is None
+    time.sleep(moment)
+    others += family(process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
+    assert (process.returncode, complaint.count("\n")) == (130, 1) and complaint.startswith("ride-duration: "), complaint
+    wait_until_gone(others)
+
+
 def test_an_interrupt_that_python_loses_is_heard_all_the_same(home, tmp_path):
     "An exception raised in a destructor goes nowhere, and Python prints it."
     program = """

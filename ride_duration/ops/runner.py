@@ -95,9 +95,11 @@ class _OwnKernel(AsyncKernelManager):
     folder: str  # of the connection file and the sockets
     environment: Mapping[str, str]  # added to this process's
     watch: MemoryWatch
+    begun: list  # all managers of a run: this one, too
 
     def __init__(self, **options):
         super().__init__(transport="ipc", connection_file=str(Path(self.folder) / "kernel.json"), **options)
+        self.begun.append(self)
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -111,13 +113,22 @@ class _OwnKernel(AsyncKernelManager):
         self.watch.begin(self.provisioner.pid)
 
 
+def _end_kernel(manager: _OwnKernel) -> None:  # one whose run was stopped while it began is nobody else's to end
+    process = getattr(manager.provisioner, "process", None)
+    if process and process.poll() is None:
+        process.kill()
+        process.wait()
+
+
 @contextmanager
 def _kernel_class(environment: Mapping[str, str], watch: MemoryWatch) -> Iterator[type[_OwnKernel]]:
-    folder = tempfile.mkdtemp(prefix="run-")  # short: a socket's path has about a hundred characters
+    folder, begun = tempfile.mkdtemp(prefix="run-"), []  # short: a socket's path has about a hundred characters
     try:
-        yield type("OwnKernel", (_OwnKernel,), {"folder": folder, "environment": environment, "watch": watch})
+        yield type("OwnKernel", (_OwnKernel,), {"folder": folder, "environment": environment, "watch": watch, "begun": begun})
     finally:
         watch.end()
+        for manager in begun:
+            _end_kernel(manager)
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/ops/23_runner.ipynb #1a31fef9

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from types import ModuleType
 
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e07
@@ -47,6 +47,9 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
     from ipykernel.kernelapp import IPKernelApp
 
     os.setsid()  # Ctrl-C in a terminal is for whoever asked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # an interrupt of the kernel is for the kernel
+    if not os.path.exists(arguments[1]):  # the run was stopped, and took its connection file along: without one, a kernel would listen to everybody
+        os._exit(1)
     os.environ.clear()
     os.environ.update(environment)
     matplotlib.rcParams["backend"] = _INLINE
@@ -58,9 +61,21 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
     kernel.start()
 
 
-def _forks_context() -> multiprocessing.context.BaseContext:
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:  # for this thread; a process that begins meanwhile never hears it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _server() -> multiprocessing.context.BaseContext:  # what starts processes that are forked from it; it runs
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload([*_IMPORTED])
+    resource_tracker.ensure_running()  # which lets signals through again where it has to begin
+    with _ctrl_c_later():  # in a terminal Ctrl-C reaches everybody, and an import that it breaks off says so
+        forkserver.ensure_running()
     return forks
 
 
@@ -76,8 +91,13 @@ def _without_main() -> Iterator[None]:  # or multiprocessing would run the calle
 @contextmanager
 def _heard_afterwards() -> Iterator[None]:  # an interrupt between a fork and its orders would leave a child without any, which says so
     heard, is_main = [], threading.current_thread() is threading.main_thread()
+
+    def hear(number: int, _: object) -> None:
+        heard.append(number)
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # it may import for seconds yet, for nobody
+
     ours = [number for number in (signal.SIGINT, signal.SIGTERM) if is_main and callable(signal.getsignal(number))]
-    before = {number: signal.signal(number, lambda *said: heard.append(said[0])) for number in ours}
+    before = {number: signal.signal(number, hear) for number in ours}
     try:
         yield
     finally:
@@ -94,13 +114,18 @@ class WarmKernel:
 
     def __init__(
         self,
-        arguments: Sequence[str],  # of `ipykernel_launcher`
+        arguments: Sequence[str],  # of `ipykernel_launcher`: -f, and the connection file
         environment: Mapping[str, str],  # all of it; see `can_fork`
     ):
-        forks = _forks_context()
+        forks = _server()
         self._process = forks.Process(target=_become, args=(list(arguments), dict(environment)), daemon=True)
-        with _heard_afterwards(), _without_main():
-            self._process.start()
+        try:
+            with _heard_afterwards(), _without_main():
+                self._process.start()
+        except KeyboardInterrupt:
+            if self._process.pid:
+                self.kill()
+            raise
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
@@ -136,5 +161,4 @@ def fork_soon() -> None:
     "Begin with the process that kernels are forked from; for a process that has printed nothing yet and has one thread."
     if can_fork(os.environ):
         with suppress(OSError), _saying_nothing():  # where no output is open, the first kernel begins with it
-            _forks_context()
-            forkserver.ensure_running()
+            _server()
