@@ -158,24 +158,6 @@ def test_an_interrupt_just_after_a_run_was_written_down_ends_it(home, monkeypatc
     assert [run.outcome for run in ledger.runs()] == ["interrupted"]
 
 
-def test_a_worker_that_is_told_again_while_it_ends_is_not_interrupted_in_that():
-    with pytest.raises(KeyboardInterrupt):
-        report_worker._stop()
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        report_worker._stop()
-        try:
-            raise OSError
-        except OSError:
-            report_worker._stop()
-    try:
-        raise OSError
-    except OSError:
-        with pytest.raises(KeyboardInterrupt):
-            report_worker._stop()
-
-
 def test_a_worker_that_gets_other_threads_is_a_new_process():
     worker = report_worker.ReportProcess("1")
     pids = []

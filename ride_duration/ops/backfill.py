@@ -19,7 +19,8 @@ from ..data.month import Month, parse_fleet
 from ..data.source import fetch_month, source_address
 from ..errors import BadParameter, RideDurationError, RunInterrupted
 from .index import write_index
-from .report_worker import Done, ReportProcess, Work, interruptible
+from .interrupts import interruptible
+from .report_worker import Done, ReportProcess, Work
 from .reports import training_months
 
 # %% ../../nbs/ops/27_backfill.ipynb #b6dbb30f

@@ -24,7 +24,8 @@ from ..errors import BadParameter, CannotWrite, ClusterUnreachable, KernelDied, 
 from ..files import make_folder, write_file
 from .cluster import GONE, Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of
 from .cluster_storage import Storage, folder_for, write_index_at
-from .report_worker import Done, ReportProcess, Work, interruptible
+from .interrupts import interruptible
+from .report_worker import Done, ReportProcess, Work
 from .reports import training_months
 
 # %% ../../nbs/ops/28_cluster_reports.ipynb #d78b610b

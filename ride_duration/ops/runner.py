@@ -9,10 +9,8 @@ __all__ = ['run_notebook_path', 'check_parameters', 'run_notebook']
 import difflib
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ import ride_duration
 from ..errors import BadParameter, CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut, error_from_name
 from ..extras import as_if_missing
 from ..files import remove_file, replacing
+from .interrupts import interruptible
 from .memory import MemoryWatch
 from .warm_kernel import WarmKernel, can_fork
 
@@ -178,20 +177,6 @@ def _tidy(notebook: NotebookNode) -> NotebookNode:  # the same cells, byte for b
     return notebook
 
 # %% ../../nbs/ops/23_runner.ipynb #5b59d723
-@contextmanager
-def _interruptible() -> Iterator[None]:  # SIGTERM as Ctrl-C, for as long as the block runs
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    is_main = threading.current_thread() is threading.main_thread()  # only the main thread may take signals
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _keep(partial: Path, beside: Path) -> None:  # the notebook as far as it came
     if partial.exists():
         with replacing(beside) as part:
@@ -211,7 +196,7 @@ def run_notebook(
     papermill.log.logger.disabled = True  # it tells of a time-out in words of its own, beside our line
     remove_file(failed)  # of an earlier run; a folder that cannot be written says so now and not after the work
     deadline = time.monotonic() + (timeout or float("inf"))
-    with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}, watch) as kernel, _interruptible():
+    with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}, watch) as kernel, interruptible():
         output = Path(folder) / notebook.name
         limit = (lambda cell: max(0.001, deadline - time.monotonic())) if timeout else None  # nought would mean no limit
         try:

@@ -48,7 +48,7 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
 
     os.setsid()  # Ctrl-C in a terminal is for whoever asked
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # an interrupt of the kernel is for the kernel
-    if not os.path.exists(arguments[1]):  # the run was stopped, and took its connection file along: without one, a kernel would listen to everybody
+    if not os.path.exists(arguments[1]):  # the run was stopped, and took its connection file along: a kernel without one opens ports of its own
         os._exit(1)
     os.environ.clear()
     os.environ.update(environment)
@@ -60,7 +60,7 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
     kernel.initialize([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
     kernel.start()
 
-
+# %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e16
 @contextmanager
 def _ctrl_c_later() -> Iterator[None]:  # for this thread; a process that begins meanwhile never hears it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -74,11 +74,11 @@ def _server() -> multiprocessing.context.BaseContext:  # what starts processes t
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload([*_IMPORTED])
     resource_tracker.ensure_running()  # which lets signals through again where it has to begin
-    with _ctrl_c_later():  # in a terminal Ctrl-C reaches everybody, and an import that it breaks off says so
+    with _ctrl_c_later():
         forkserver.ensure_running()
     return forks
 
-
+# %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e18
 @contextmanager
 def _without_main() -> Iterator[None]:  # or multiprocessing would run the caller's script once more, in the child
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
@@ -89,12 +89,13 @@ def _without_main() -> Iterator[None]:  # or multiprocessing would run the calle
 
 
 @contextmanager
-def _heard_afterwards() -> Iterator[None]:  # an interrupt between a fork and its orders would leave a child without any, which says so
+def _heard_afterwards() -> Iterator[None]:
     heard, is_main = [], threading.current_thread() is threading.main_thread()
 
     def hear(number: int, _: object) -> None:
         heard.append(number)
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # it may import for seconds yet, for nobody
+        with suppress(ProcessLookupError):
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # it may import for seconds yet, for nobody
 
     ours = [number for number in (signal.SIGINT, signal.SIGTERM) if is_main and callable(signal.getsignal(number))]
     before = {number: signal.signal(number, hear) for number in ours}
@@ -122,7 +123,7 @@ class WarmKernel:
         try:
             with _heard_afterwards(), _without_main():
                 self._process.start()
-        except KeyboardInterrupt:
+        except BaseException:
             if self._process.pid:
                 self.kill()
             raise
