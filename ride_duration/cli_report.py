@@ -23,7 +23,7 @@ from .terminal import AllPickups, Fleet, Json, Months, Source, Track, console, f
 app = typer.Typer()
 
 # %% ../nbs/49_cli_report.ipynb #1a9b5d39
-def _show_months(found: list) -> None:  # of `backfill.Done`: a row a month
+def _show_months(found: list) -> None:  # of `report_worker.Done`: a row a month
     from rich.table import Table
 
     table = Table()
@@ -79,7 +79,7 @@ def _telling_mlflow(track: bool) -> Iterator[Callable]:  # brings what waits in 
     _say_what_waits(asked[-1].result() if asked else [])
 
 # %% ../nbs/49_cli_report.ipynb #0dd0ebbf
-def _many(months: list, work: object, jobs: int, get: Callable, track: bool, cluster: str | None) -> list:  # of `backfill.Done`
+def _many(months: list, work: object, jobs: int, get: Callable, track: bool, cluster: str | None) -> list:  # of `report_worker.Done`
     if cluster:
         from ride_duration.ops.cluster_reports import backfill_on_cluster
     from ride_duration.ops.backfill import backfill
@@ -89,7 +89,7 @@ def _many(months: list, work: object, jobs: int, get: Callable, track: bool, clu
         return backfill_on_cluster(months, work, cluster, *told) if cluster else backfill(months, work, jobs, get, *told)
 
 
-def _one(month: object, work: object, get: Callable, track: bool) -> list:  # of `backfill.Done`: in this process
+def _one(month: object, work: object, get: Callable, track: bool) -> list:  # of `report_worker.Done`: in this process
     from ride_duration.ops.report_worker import Done
 
     with _telling_mlflow(track) as tell:
@@ -132,9 +132,9 @@ def report(
         from ride_duration.ops.warm_kernel import fork_soon
 
         fork_soon()  # its imports go on while ours do
-    from ride_duration.ops.report_worker import Work
     from ride_duration.ops.decision import read_rules
     from ride_duration.ops.memory import parse_memory
+    from ride_duration.ops.report_worker import Work
 
     parameters = named(parameter or []) | ({"all_pickups": True} if all_pickups else {})
     if "://" in reports and not cluster:
@@ -146,7 +146,7 @@ def report(
     _show_reports(found, as_json)
 
 
-def _show_reports(found: list, as_json: bool) -> None:  # of `backfill.Done`; raises the first error
+def _show_reports(found: list, as_json: bool) -> None:  # of `report_worker.Done`; raises the first error
     finished = [{"page": done.page, **done.data} for done in found if done.data]
     if as_json:
         print(json.dumps(finished[0] if len(found) == 1 and finished else finished, indent=1))

@@ -93,7 +93,7 @@ def _show_scores(summary: dict) -> None:  # the ladder as a table
         table.add_row(name, score["regime"], *figures, gain, held)
     console().print(table)
 
-
+# %% ../nbs/48_cli_train.ipynb #7f435bb8
 def _settings(parameters: Path | None, val: str) -> dict:  # refused where they were searched on the month to be judged on, or later ones
     if parameters is None:
         return {}
@@ -124,7 +124,7 @@ def _remember(candidate: object, kept: dict[str, Path]) -> None:  # in MLflow
         record_training(candidate, name, bundle)
     _say_what_waits(_sync())
 
-
+# %% ../nbs/48_cli_train.ipynb #7f435bba
 @app.command()
 def train(
     train: Annotated[str, typer.Option("--train", help="Months to learn from: 2023-01, 2023-01..2023-03 or 2023-01,2023-03.")],

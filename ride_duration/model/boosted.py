@@ -89,7 +89,7 @@ def _columns_of(regime: str, names: tuple[str, ...]) -> list[int] | slice:  # as
     every = [feature.name for feature in choose_features(regime)]
     return slice(None) if list(names) == every else [every.index(name) for name in names]
 
-
+# %% ../../nbs/model/12_boosted.ipynb #efb6d0a4
 class Boosted(RegressorMixin, BaseEstimator):
     "LightGBM over time, place and shrunken histories."
 

@@ -61,21 +61,15 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
     kernel.start()
 
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e16
-@contextmanager
-def _ctrl_c_later() -> Iterator[None]:  # for this thread; a process that begins meanwhile never hears it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _server() -> multiprocessing.context.BaseContext:  # what starts processes that are forked from it; it runs
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload([*_IMPORTED])
     resource_tracker.ensure_running()  # which lets signals through again where it has to begin
-    with _ctrl_c_later():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what begins meanwhile never hears it; we do, afterwards
+    try:
         forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return forks
 
 # %% ../../nbs/ops/21_warm_kernel.ipynb #7c1a0e18

@@ -32,7 +32,7 @@ def busy() -> Trouble:
     "What is said when there is too much to do."
     return Trouble(503, "busy", "the service has more to do than it can: ask again in a moment", retry_after=1)
 
-
+# %% ../../nbs/serve/36_answering.ipynb #f3e63e3f
 class Answering:
     "Answers questions and logs what was said; used in one event loop."
 

@@ -77,7 +77,7 @@ def _of_the_rest(status: Status) -> Iterator[GaugeMetricFamily]:
             found.add_metric((regime, finding.kind, finding.subject, finding.severity), 1)
     yield from (moved, found)
 
-
+# %% ../../nbs/serve/37_gauges.ipynb #4f9e8954
 class _Families:
     def __init__(self, status: Status):
         self.status = status
