@@ -1,12 +1,14 @@
 """A page in a real browser: nothing in it runs, and nothing is fetched."""
 
 import http.server
+import json
 import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from nbformat import v4
 
 from ride_duration.model.page import notebook_page, page
@@ -90,3 +92,23 @@ def test_the_index_sorts_and_filters_and_runs_nothing_else(tmp_path):
     places = [shown.index(name) for name in ("yellow 2023-02", "green 2023-02", "green 2023-03")]
     assert places == sorted(places), "by number, not by letters"
     assert shown.count('<tr hidden="">') == 2
+
+
+def test_no_column_of_the_index_is_hidden_at_the_right(tmp_path: Path):
+    "In a window of 1000 pixels, where names, months and references are as long as they get."
+    from playwright.sync_api import sync_playwright
+
+    folder = tmp_path / "reports" / "demo" / "2023-02"
+    folder.mkdir(parents=True)
+    report, decision = (json.loads((REPOSITORY / "reports" / "green" / "2023-02" / f"{name}.json").read_text()) for name in ("report", "decision"))
+    (folder / "report.json").write_text(json.dumps(report | {"fleet": "demo", "synthetic": True, "train": [f"2022-{month:02}" for month in range(1, 13)] + ["2023-01"]}))
+    (folder / "decision.json").write_text(json.dumps(decision | {"reference": "champion (version 12)"}))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1000, "height": 900})
+        shown.goto(index.write_index(tmp_path / "reports").as_uri())
+        needed, there = shown.evaluate("(table => [table.scrollWidth, table.clientWidth])(document.querySelector('table'))")
+        cells = shown.locator("tbody tr").first.inner_text()
+        browser.close()
+    assert "version 12" in cells and "yes" in cells
+    assert needed <= there

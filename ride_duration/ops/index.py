@@ -94,6 +94,7 @@ document.querySelectorAll('table').forEach(table => table.querySelectorAll('thea
 document.querySelector('#filter').oninput = e => document.querySelectorAll('tbody tr').forEach(
   r => r.hidden = !e.target.value.toLowerCase().split(/\\s+/).every(w => r.innerText.toLowerCase().includes(w)));
 """
+_STYLE = "<style>.reports td:nth-last-child(-n+2), .reports th:nth-last-child(-n+2) { white-space: normal; min-width: 5.5rem; } .reports td, .reports th { padding: .25rem .3rem; } .reports { font-size: .8rem; }</style>"  # its words wrap: no column is hidden at the right
 _LEAD = (
     "Each month is judged by models that have seen only the months before it. Errors are root mean squared errors in minutes, gains are minutes too. "
     "Metered models know what nobody knows when booking. Ranges promise four rides in five."
@@ -170,7 +171,7 @@ def write_index(
     with alone_in(reports, patience=30):
         found = list(read_reports(reports))
         rows = [_row(folder, data, _before(data, found), _decision(reports / folder)) for folder, data in found]
-        table = pd.DataFrame(rows).to_html(index=False, border=0, escape=False, na_rep="", classes="index") if rows else ""
+        table = pd.DataFrame(rows).to_html(index=False, border=0, escape=False, na_rep="", classes="index reports") if rows else ""
         search = "<p class='note'><input id='filter' type='search' placeholder='green 2023-0' aria-label='show only rows with these words'> A click on a column's head sorts.</p>"
-        body = f"<p class='lead'>{_LEAD}</p>\n{_pictures(found)}\n{search}\n{table}\n{_watched(list(read_monitors(reports)))}{_replayed(list(read_replays(reports)))}"
+        body = f"{_STYLE}<p class='lead'>{_LEAD}</p>\n{_pictures(found)}\n{search}\n{table}\n{_watched(list(read_monitors(reports)))}{_replayed(list(read_replays(reports)))}"
         return write_file(reports / "index.html", page("How long will the ride take?", body, script=_SCRIPT))
