@@ -1,6 +1,7 @@
 """What all tests share: a home of their own, and real months where a mirror of TLC's files is found."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from served import Service, make_bundles, register
 from warm import command, run_forked
 
 REPOSITORY = Path(__file__).parent.parent
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever begins the suite in the background has interrupts ignored, and so would have what it starts
 os.environ.setdefault("RIDE_DURATION_DEMO_TRIPS", "6000")  # how things go together can be seen in a tenth of the demo city
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time: more threads would wait for each other
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

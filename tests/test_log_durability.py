@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from log_children import RIDE, answer_the_same, open_at_once, ride, write_until_killed
+from warm import FORKED, begin
 
 from ride_duration.errors import LogUnavailable
 from ride_duration.ops.answers import Answered
@@ -28,8 +28,11 @@ from ride_duration.ops.log_writer import LogWriter
 from ride_duration.ops.prediction_log import PredictionLog, open_log
 
 pytest_plugins = ["postgres_server"]
-children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["ride_duration.ops.log_writer", "ride_duration.ops.log_export"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_from_the_process_all_are_forked_from() -> None:
+    begin()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -63,7 +66,7 @@ def test_kill_9_of_the_service_loses_no_answer_that_was_told(log: PredictionLog,
     told.touch()
     for _ in range(8):
         before = told.stat().st_size
-        child = children.Process(target=write_until_killed, args=(url, str(told)))
+        child = FORKED.Process(target=write_until_killed, args=(url, str(told)))
         child.start()
         wait_for(lambda before=before, child=child: told.stat().st_size > before + 2_000 or not child.is_alive())
         time.sleep(draw.uniform(0, 0.03))
@@ -325,8 +328,8 @@ def test_a_file_that_is_taken_away_is_noticed_before_anybody_is_told(tmp_path: P
 
 
 def together(target: Callable, number: int, *words: object) -> list:
-    barrier, results = children.Barrier(number), children.Queue()
-    processes = [children.Process(target=target, args=(*[word(index) if callable(word) else word for word in words], barrier, results)) for index in range(number)]
+    barrier, results = FORKED.Barrier(number), FORKED.Queue()
+    processes = [FORKED.Process(target=target, args=(*[word(index) if callable(word) else word for word in words], barrier, results)) for index in range(number)]
     for process in processes:
         process.start()
     found = [results.get(timeout=60) for _ in processes]

@@ -6,16 +6,47 @@ how it starts. Those that are about starting, signals or the environment at the 
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing import forkserver, util
 from pathlib import Path
 
 IMPORTED = ["ride_duration.cli", "ride_duration.ops.registry", "ride_duration.ops.runner", "ride_duration.ops.backfill", "ride_duration.ops.tuning"]
 IMPORTED += ["ride_duration.model.figures", "ride_duration.model.place_figures", "ride_duration.model.tables", "ride_duration.model.page", "sklearn.linear_model", "nbconvert", "mlflow", "nbdev.test", "ipykernel.kernelapp"]
 AT_IMPORT = {"MPLBACKEND": "agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when a library is imported
+BEFORE_IMPORT = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOMP_SPINCOUNT")}
 FORKED = multiprocessing.get_context("forkserver")
+
+
+def _fork_like_a_new_one(_: str, arguments: Sequence[str], passed: Sequence[int]) -> int:  # in place of `util.spawnv_passfds`; the process id
+    child = os.fork()
+    if child:
+        return child
+    try:
+        kept = [2, *sorted(passed), os.sysconf("SC_OPEN_MAX")]
+        for last, following in pairwise(kept):
+            os.closerange(last + 1, following)
+        sys.modules.pop("matplotlib_inline.backend_inline", None)  # it looks for a kernel when it is imported
+        exec(arguments[-1], {})  # what a new interpreter would be told
+    finally:
+        os._exit(0)
+
+
+def _begin_a_fork_server() -> None:
+    "Kernels of whoever this process becomes are forked as elsewhere, from a child of its own; that has imported all the libraries, too, and need not do so again."
+    if any(os.environ.get(name) != value for name, value in BEFORE_IMPORT.items()):
+        return  # libraries read these when they are imported
+    spawn, util.spawnv_passfds = util.spawnv_passfds, _fork_like_a_new_one
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as `warm_kernel` does it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        util.spawnv_passfds = spawn
 
 
 def _become(work: Callable, given: tuple, cwd: str, environment: Mapping[str, str], said: str) -> None:  # in the child
@@ -24,6 +55,7 @@ def _become(work: Callable, given: tuple, cwd: str, environment: Mapping[str, st
     os.environ.update(environment)
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(said) / name, os.O_WRONLY | os.O_CREAT), stream)
+    _begin_a_fork_server()
     work(*given)
 
 
@@ -31,7 +63,8 @@ def run_forked(work: Callable, *given: object, cwd: Path, env: Mapping[str, str]
     "What `subprocess.run` tells of a process that does this work; `work` is a function of a module."
     with tempfile.TemporaryDirectory() as said:
         process = FORKED.Process(target=_become, args=(work, given, str(cwd), dict(os.environ if env is None else env), said))
-        _start(process)
+        begin()
+        process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -39,12 +72,13 @@ def run_forked(work: Callable, *given: object, cwd: Path, env: Mapping[str, str]
         return subprocess.CompletedProcess(given, process.exitcode, *((Path(said) / name).read_text() for name in ("out", "err")))
 
 
-def _start(process: multiprocessing.Process) -> None:
+def begin() -> None:
+    "Start the process all are forked from, unless it runs. Whoever forks from it calls this first: it imports what it was told to when it started, and nothing later."
     before = {name: os.environ.get(name) for name in AT_IMPORT}
     FORKED.set_forkserver_preload(IMPORTED)
-    os.environ.update(AT_IMPORT)  # the first of them starts the process all are forked from
+    os.environ.update(AT_IMPORT)
     try:
-        process.start()
+        forkserver.ensure_running()
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
