@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from served import Service
+from warm import command, run_forked
 
 from ride_duration.data import demo
 from ride_duration.data.demo import demo_month
@@ -62,9 +63,8 @@ class World:
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, *words: object) -> tuple[int, str, str]:
-        process = self.start(*words)
-        out, error = process.communicate(timeout=300)
-        return process.returncode, out, error
+        done = run_forked(command, *map(str, words), cwd=self.folder, env=self.environment)
+        return done.returncode, done.stdout, done.stderr
 
     def past(self) -> list[history.Event]:
         return history.events("ride-duration-green")

@@ -11,13 +11,20 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from warm import command, run_forked
 
 OUT = ["../escaped", "../../escaped", "/etc/passwd", "..", "2023-01/../../escaped", "..\\escaped", "%2e%2e%2fescaped", "2023-01\x00", "~/escaped", "file:///etc/passwd"]
 DEMO = ("--fleet", "demo")
 
 
-def everything(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+def run_deep(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    "The command line in a folder two levels below, so that ways out of it end in a folder of the test's own, and there they leave nothing."
+    deep = folder / "deep" / "down"
+    deep.mkdir(parents=True, exist_ok=True)
+    before = set(folder.rglob("*"))
+    done = run_forked(command, *map(str, words), cwd=deep)
+    assert set(folder.rglob("*")) == before
+    return done
 
 
 # -- the command line
@@ -25,20 +32,16 @@ def everything(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", [path for path in OUT if "\x00" not in path])
 @pytest.mark.parametrize("words", [("fetch", "{}", *DEMO), ("report", "{}", *DEMO), ("fetch", "2023-01", "--fleet", "{}"), ("train", "--train", "{}", "--val", "2023-02", *DEMO), ("monitor", "{}", *DEMO)], ids=lambda words: " ".join(words[:3]))
-def test_a_month_or_a_fleet_is_no_path(run, tmp_path, words, path):
-    before = everything(tmp_path.parent)
-    done = run(*(word.replace("{}", path) for word in words))
+def test_a_month_or_a_fleet_is_no_path(tmp_path, words, path):
+    done = run_deep(tmp_path, *(word.replace("{}", path) for word in words))
     assert done.returncode in (10, 11) and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert everything(tmp_path.parent) == before
 
 
 @pytest.mark.parametrize("path", [path for path in OUT if "\x00" not in path])
-def test_a_month_to_score_is_no_path(run, tmp_path, served_bundles, path):
-    before = everything(tmp_path.parent)
+def test_a_month_to_score_is_no_path(tmp_path, served_bundles, path):
     for words in ((path, *DEMO), ("2023-02", "--fleet", path)):
-        done = run("score", *words, "--out", "scored.parquet", "--bundle", served_bundles["first"])
+        done = run_deep(tmp_path, "score", *words, "--out", "scored.parquet", "--bundle", served_bundles["first"])
         assert done.returncode in (10, 11) and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert everything(tmp_path.parent) == before
 
 
 @pytest.mark.parametrize("path", ["../escaped", "/etc/passwd"])

@@ -15,8 +15,9 @@ from itertools import pairwise
 from multiprocessing import forkserver, util
 from pathlib import Path
 
-IMPORTED = ["ride_duration.cli", "ride_duration.ops.registry", "ride_duration.ops.runner", "ride_duration.ops.backfill", "ride_duration.ops.tuning"]
-IMPORTED += ["ride_duration.model.figures", "ride_duration.model.place_figures", "ride_duration.model.tables", "ride_duration.model.page", "sklearn.linear_model", "nbconvert", "mlflow", "nbdev.test", "ipykernel.kernelapp"]
+IMPORTED = ["ride_duration.cli", *(f"ride_duration.ops.{name}" for name in ("backfill", "cycle", "live", "monitor_report", "prediction_log", "registry", "runner", "scoring", "tuning"))]
+IMPORTED += [f"ride_duration.model.{name}" for name in ("baselines", "bundle", "figures", "page", "place_figures", "tables", "trend_figures")]
+IMPORTED += ["alembic.command", "holidays.countries", "ipykernel.kernelapp", "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store", "nbconvert", "nbdev.test"]
 AT_IMPORT = {"MPLBACKEND": "agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when a library is imported
 BEFORE_IMPORT = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOMP_SPINCOUNT")}
 FORKED = multiprocessing.get_context("forkserver")
