@@ -127,8 +127,8 @@ def _page(notebook: Mapping, data: Mapping, decision: Mapping | None) -> str:  #
     return notebook_page(notebook, title(data), f"<a href='../../index.html'>All reports</a>.{source}", verdict)
 
 # %% ../../nbs/ops/25_reports.ipynb #42ff9f99
-def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits, rules: object | None, track: bool) -> Report:
-    import_meanwhile((*FOR_A_PAGE, "ride_duration.model.trend_figures"))  # now: while the notebook trains, it needs every core
+def _run(plan: Plan, running: Running, source: str | Path | None, limits: Limits, rules: object | None, track: bool, needed: Iterable[str]) -> Report:
+    import_meanwhile(needed)  # now: while the notebook trains, it needs every core
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         handed = Path(work) / "trained"
         deciding = stack.enter_context(_gate(plan, handed, rules, source))
@@ -159,7 +159,8 @@ def make_report(
 ) -> Report:
     "Train on the months before `month`, judge on it, and write the report; a report that was there stays unless a better one is done."
     plan = plan_report(month, fleet, window, source, reports, parameters, fetch)
-    report = make_once(plan, lambda running: _run(plan, running, source, limits, rules, track), force, patience)
+    needed = (*FOR_A_PAGE, "ride_duration.model.trend_figures") if index else FOR_A_PAGE
+    report = make_once(plan, lambda running: _run(plan, running, source, limits, rules, track, needed), force, patience)
     if index:
         write_index(Path(reports))
     return report
