@@ -19,7 +19,7 @@ IMPORTED = ["ride_duration.cli", *(f"ride_duration.ops.{name}" for name in ("bac
 IMPORTED += [f"ride_duration.model.{name}" for name in ("baselines", "bundle", "figures", "page", "place_figures", "tables", "trend_figures")]
 IMPORTED += ["alembic.command", "holidays.countries", "ipykernel.kernelapp", "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store", "nbconvert", "nbdev.test"]
 AT_IMPORT = {"MPLBACKEND": "agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when a library is imported
-BEFORE_IMPORT = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOMP_SPINCOUNT")}
+READ_AT_IMPORT = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "GOMP_SPINCOUNT")
 FORKED = multiprocessing.get_context("forkserver")
 
 
@@ -39,8 +39,6 @@ def _fork_like_a_new_one(_: str, arguments: Sequence[str], passed: Sequence[int]
 
 def _begin_a_fork_server() -> None:
     "Kernels of whoever this process becomes are forked as elsewhere, from a child of its own; that has imported all the libraries, too, and need not do so again."
-    if any(os.environ.get(name) != value for name, value in BEFORE_IMPORT.items()):
-        return  # libraries read these when they are imported
     spawn, util.spawnv_passfds = util.spawnv_passfds, _fork_like_a_new_one
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as `warm_kernel` does it
     try:
@@ -52,11 +50,13 @@ def _begin_a_fork_server() -> None:
 
 def _become(work: Callable, given: tuple, cwd: str, environment: Mapping[str, str], said: str) -> None:  # in the child
     os.chdir(cwd)
+    imported_with = [os.environ.get(name) for name in READ_AT_IMPORT]
     os.environ.clear()
     os.environ.update(environment)
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(said) / name, os.O_WRONLY | os.O_CREAT), stream)
-    _begin_a_fork_server()
+    if imported_with == [os.environ.get(name) for name in READ_AT_IMPORT]:
+        _begin_a_fork_server()
     work(*given)
 
 
