@@ -9,6 +9,7 @@ __all__ = ['MemoryWatch', 'parse_memory']
 import re
 import threading
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,8 @@ import psutil
 from ..errors import BadParameter
 
 # %% ../../nbs/ops/22_memory.ipynb #a7f8cc38
-_PAUSE = 0.1  # seconds
+_PAUSE = 0.1  # seconds between two looks
+_LOOKS = 10    # until children are asked for again
 
 
 def _highest(process: psutil.Process) -> int:  # bytes it has held at most, as far as the system tells
@@ -39,6 +41,12 @@ def _held(processes: list[psutil.Process]) -> int:  # bytes, now
             total += process.memory_info().rss
     return total
 
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+
 # %% ../../nbs/ops/22_memory.ipynb #2046db02
 class MemoryWatch:
     "Watches a process and its children, and kills them where they hold more than `limit`."
@@ -52,13 +60,15 @@ class MemoryWatch:
         threading.Thread(target=self._look, args=(psutil.Process(process),), daemon=True).start()
 
     def _look(self, process: psutil.Process) -> None:
-        while not self._done.wait(_PAUSE) and (family := _family(process)):
+        for look in count():
+            if self._done.wait(_PAUSE) or not process.is_running():
+                return
+            if look % _LOOKS == 0:
+                family = _family(process)
             self.peak = max(self.peak, _held(family), _highest(process))
             if self.limit and self.peak > self.limit:
                 self.exceeded = True
-                for member in family:
-                    with suppress(psutil.Error):
-                        member.kill()
+                _kill(_family(process))
                 return
 
     def end(self) -> None:
