@@ -282,7 +282,8 @@ def test_killed_anywhere_and_begun_again_it_ends_as_if_nothing_had_been(world: W
     shutil.copytree(world.home, before / "home")
     shutil.copytree(world.folder / "reports", before / "reports")
     before_that, began = len(heard), time.monotonic()
-    assert world.run("cycle", *world.loop)[0] == 0
+    process = world.start("cycle", *world.loop)  # as those that will be killed: from its very start
+    assert (process.communicate(timeout=300), process.returncode)[1] == 0
     took, undisturbed, news = time.monotonic() - began, left(world), sorted(heard[before_that:])
     assert undisturbed["cycles"][-1]["outcome"] == "version 3 answers from now on"
     chance = random.Random(7)

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from multiprocessing import forkserver, util
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 
-IMPORTED = ["ride_duration.cli", *(f"ride_duration.ops.{name}" for name in ("backfill", "cycle", "live", "monitor_report", "prediction_log", "registry", "runner", "scoring", "tuning"))]
+IMPORTED = ["ride_duration.cli", *(f"ride_duration.ops.{name}" for name in ("backfill", "cycle", "live", "log_export", "log_writer", "monitor_report", "prediction_log", "registry", "runner", "scoring", "tuning"))]
 IMPORTED += [f"ride_duration.model.{name}" for name in ("baselines", "bundle", "figures", "page", "place_figures", "tables", "trend_figures")]
 IMPORTED += ["alembic.command", "holidays.countries", "ipykernel.kernelapp", "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store", "nbconvert", "nbdev.test"]
 AT_IMPORT = {"MPLBACKEND": "agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # read when a library is imported
@@ -27,14 +28,22 @@ def _fork_like_a_new_one(_: str, arguments: Sequence[str], passed: Sequence[int]
     child = os.fork()
     if child:
         return child
+    code = 0
     try:
         kept = [2, *sorted(passed), os.sysconf("SC_OPEN_MAX")]
         for last, following in pairwise(kept):
             os.closerange(last + 1, following)
+        forkserver._forkserver._lock = threading.Lock()  # ours is held by whoever forks here
+        resource_tracker._resource_tracker._fd = None
         sys.modules.pop("matplotlib_inline.backend_inline", None)  # it looks for a kernel when it is imported
         exec(arguments[-1], {})  # what a new interpreter would be told
+    except SystemExit:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def _begin_a_fork_server() -> None:

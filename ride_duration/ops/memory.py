@@ -18,7 +18,7 @@ from ..errors import BadParameter
 
 # %% ../../nbs/ops/22_memory.ipynb #a7f8cc38
 _PAUSE = 0.1  # seconds between two looks
-_LOOKS = 10    # until children are asked for again
+_LOOKS = 10    # without a limit, until children are asked for again
 
 
 def _highest(process: psutil.Process) -> int:  # bytes it has held at most, as far as the system tells
@@ -63,12 +63,12 @@ class MemoryWatch:
         for look in count():
             if self._done.wait(_PAUSE) or not process.is_running():
                 return
-            if look % _LOOKS == 0:
+            if self.limit or look % _LOOKS == 0:
                 family = _family(process)
             self.peak = max(self.peak, _held(family), _highest(process))
             if self.limit and self.peak > self.limit:
                 self.exceeded = True
-                _kill(_family(process))
+                _kill(family)
                 return
 
     def end(self) -> None:
