@@ -318,6 +318,12 @@ class Prometheus:
         self.log = (folder / "log").open("w")
         self.process = subprocess.Popen(words, stdout=self.log, stderr=self.log)
 
+    def is_ready(self) -> bool:
+        try:
+            return urllib.request.urlopen(f"{self.address}/-/ready", timeout=10).status == 200
+        except OSError:  # it does not listen yet, or says that it is not ready
+            return False
+
     def get(self, path: str, **query: str) -> dict:
         with urllib.request.urlopen(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
             return json.load(answer)["data"]
@@ -362,6 +368,7 @@ def scraped(served_bundles, tmp_path_factory: pytest.TempPathFactory, request: p
         ran(program("promtool", "apt-get install prometheus"), "check", "config", config)
         prometheus = Prometheus(folder, config)
         last.callback(prometheus.stop)
+        assert eventually(prometheus.is_ready), (folder / "log").read_text()
         key = (folder / "keys" / "prometheus").read_text().strip()
         ask = service.asker()
         for number in range(30):
