@@ -152,7 +152,8 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     if as_json:
         print(json.dumps(status.to_dict() | _told(tellings), indent=1))
     else:
-        _show_windows(status)
+        if any(window.arms for window in status.windows):
+            _show_windows(status)
         print(status.verdict)
         _show_waiting(tellings[-1].delivered.waiting if tellings else ())
     open_now = by_weight(incident.finding for incident in tellings[-1].observed.incidents if incident.level == "act") if tellings else []

@@ -212,6 +212,10 @@ def test_the_command_reads_the_log_and_ends_with_50_where_somebody_should_act(he
         (here / "rules.toml").write_text(rule)
         odd = run("monitor", "--live", "--fleet", "demo", "--rules", here / "rules.toml")
         assert odd.returncode == 13 and odd.stderr.count("\n") == 1 and says in odd.stderr, odd.stderr
+    with open_log():  # a service has begun, and no window is over
+        pass
+    new = run("monitor", "--live", "--fleet", "demo")
+    assert (new.returncode, new.stdout.count("\n")) == (0, 1) and "0 rides" in new.stdout and "is judged when it is over" in new.stdout, new
     now = datetime.now(UTC)
     with open_log() as log:
         drive(log, now, 7, 300, slower=1.5)

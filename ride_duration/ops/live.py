@@ -151,7 +151,9 @@ class LiveStatus:
         seen = f"{whole.rides:,} rides answered from {last.start:%H:%M} to {last.end:%H:%M} UTC"
         error = "" if whole.rmse is None else f", {whole.completed:,} ended, missed by {whole.rmse:.1f} minutes (RMSE)"
         found = by_weight(self.findings[last.name])
-        return f"{seen}{error}: " + ("nothing to look at" if not found else f"{found[0].says}" + (f", and {len(found) - 1} more" if len(found) > 1 else ""))
+        if not found:
+            return f"{seen}{error}: nothing to look at" + ("" if whole.rides else "; the window that has begun is judged when it is over")
+        return f"{seen}{error}: {found[0].says}" + (f", and {len(found) - 1} more" if len(found) > 1 else "")
 
     def to_dict(self) -> dict:
         "Plain data, for JSON."
