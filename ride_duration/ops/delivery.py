@@ -70,15 +70,15 @@ class Waiting(NamedTuple):
 
 
 _OPEN = """
-SELECT message.*, (SELECT outcome FROM attempt WHERE message = message.id AND target = ?1 ORDER BY attempt.id DESC LIMIT 1) AS outcome,
-       (SELECT why FROM attempt WHERE message = message.id AND target = ?1 ORDER BY attempt.id DESC LIMIT 1) AS why
-FROM message WHERE ' ' || channels || ' ' LIKE '% ' || ?2 || ' %'
-AND NOT EXISTS (SELECT 1 FROM attempt WHERE message = message.id AND target = ?1 AND outcome = 'arrived') ORDER BY number
+SELECT message.*, (SELECT outcome FROM attempt WHERE message = message.id AND target = :target ORDER BY attempt.id DESC LIMIT 1) AS outcome,
+       (SELECT why FROM attempt WHERE message = message.id AND target = :target ORDER BY attempt.id DESC LIMIT 1) AS why
+FROM message WHERE ' ' || channels || ' ' LIKE '% ' || :channel || ' %'
+AND NOT EXISTS (SELECT 1 FROM attempt WHERE message = message.id AND target = :target AND outcome = 'arrived') ORDER BY number
 """
 
 
 def _open_messages(target: str) -> list[sqlite3.Row]:  # oldest first, with how the last attempt ended
-    return remembering(lambda outbox: outbox.execute(_OPEN, (target, target.split()[0])).fetchall(), _ATTEMPTS)
+    return remembering(lambda outbox: outbox.execute(_OPEN, {"target": target, "channel": target.split()[0]}).fetchall(), _ATTEMPTS)
 
 
 def waiting(environment: Mapping[str, str] = os.environ) -> list[Waiting]:
@@ -190,7 +190,7 @@ def announce(
     name = sha256(json.dumps(["done", fleet, window, says]).encode()).hexdigest()[:32]
     news = News(name, datetime.now(UTC).isoformat(timespec="milliseconds"), "done", fleet, window, says, (), ())
     row = name, news.at, " ".join(channels.channels()), json.dumps(news.to_dict())
-    new = "INSERT INTO message (id, at, channels, body) SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM message WHERE id = ?1)"
-    if remembering(lambda outbox: outbox.execute(new, row).rowcount):
+    new = "INSERT INTO message (id, at, channels, body) SELECT ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM message WHERE id = ?)"
+    if remembering(lambda outbox: outbox.execute(new, (*row, name)).rowcount):
         logging.getLogger("ride_duration.findings").info(json.dumps({"at": news.at, "event": "done", "fleet": fleet, "window": window, "says": says, "message": name}))
     return deliver()

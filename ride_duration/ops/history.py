@@ -93,7 +93,7 @@ def _file() -> Path:
 
 
 def _read(connection: sqlite3.Connection, model: str | None, which: str = "true ORDER BY id") -> list[Event]:  # of all models where none is named
-    rows = connection.execute(f"SELECT * FROM event WHERE (?1 IS NULL OR model = ?1) AND {which}", (model,))
+    rows = connection.execute(f"SELECT * FROM event WHERE (:model IS NULL OR model = :model) AND {which}", {"model": model})
     return [Event(**{**row, "evidence": row["evidence"] and json.loads(row["evidence"])}) for row in map(dict, rows)]
 
 # %% ../../nbs/ops/21_history.ipynb #764b23db

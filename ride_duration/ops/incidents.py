@@ -230,8 +230,8 @@ def told(
     "All that anybody was told."
     if not findings_file().exists():
         return []
-    asked = "SELECT * FROM event WHERE what IN ('reported', 'ended') AND (?1 IS NULL OR fleet = ?1) ORDER BY id"
-    rows = remembering(lambda memory: memory.execute(asked, (fleet,)).fetchall())
+    asked = "SELECT * FROM event WHERE what IN ('reported', 'ended') AND (:fleet IS NULL OR fleet = :fleet) ORDER BY id"
+    rows = remembering(lambda memory: memory.execute(asked, {"fleet": fleet}).fetchall())
     found: list[Told] = []
     current: dict[tuple[str, str], int] = {}  # scope, key -> place in `found`
     for row in rows:

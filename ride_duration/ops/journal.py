@@ -78,7 +78,7 @@ def cycles(
     if not _file().exists():
         return []
     with database(_file(), _TABLES) as journal:
-        rows = journal.execute("SELECT * FROM cycle WHERE ?1 IS NULL OR fleet = ?1 ORDER BY number DESC LIMIT ?2", (fleet, newest or -1)).fetchall()
+        rows = journal.execute("SELECT * FROM cycle WHERE :fleet IS NULL OR fleet = :fleet ORDER BY number DESC LIMIT :newest", {"fleet": fleet, "newest": newest or -1}).fetchall()
         return [_read(journal, row) for row in reversed(rows)]
 
 

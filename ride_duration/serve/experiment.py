@@ -113,7 +113,7 @@ def _file() -> Path:
 
 
 def _read(connection: sqlite3.Connection, fleet: str | None, regime: str | None) -> list[Experiment]:
-    rows = connection.execute("SELECT * FROM told WHERE (?1 IS NULL OR fleet = ?1) AND (?2 IS NULL OR regime = ?2) ORDER BY id", (fleet, regime))
+    rows = connection.execute("SELECT * FROM told WHERE (:fleet IS NULL OR fleet = :fleet) AND (:regime IS NULL OR regime = :regime) ORDER BY id", {"fleet": fleet, "regime": regime})
     found = [{name: value for name, value in dict(row).items() if name != "experiment"} for row in rows]
     return [Experiment(**row | {name: row[name] and datetime.fromisoformat(row[name]) for name in ("started_at", "stopped_at")}) for row in found]
 
