@@ -31,7 +31,7 @@ pytest_plugins = ["postgres_server"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forked_from_the_process_all_are_forked_from() -> None:
+def everything_imported() -> None:
     begin()
 
 

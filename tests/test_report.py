@@ -55,6 +55,20 @@ def test_what_it_leaves_behind(good, run, tmp_path):
     assert again.returncode == 0 and contents(tmp_path) == good, "a rerun is byte for byte the same"
 
 
+def test_a_report_without_an_index_imports_nothing_to_draw_one_with(tmp_path):
+    "As each worker of a back-fill makes them, from a process of its own start."
+    program = """
+import sys
+from ride_duration.data.month import parse_month
+from ride_duration.ops.report_worker import Work
+done = Work("demo", parameters={"models": "mean,seed", "model": "seed"}, track=False).make(parse_month("2023-02"), index=sys.argv[1] == "index")
+print(done["is_new"], "seaborn" in sys.modules)
+"""
+    for words, says in ((["alone"], "True False"), (["index"], "False True")):
+        done = subprocess.run([sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert (done.stdout.strip(), done.returncode) == (says, 0), done.stderr
+
+
 def test_a_failing_cell(good, run_cold, tmp_path):
     done = run_cold(*REPORT, env={**os.environ, "MPLBACKEND": "nonsense"})
     assert done.returncode == 40 and "cell 4 (from ride_duration" in done.stderr and "nonsense" in done.stderr

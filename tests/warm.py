@@ -6,7 +6,6 @@ how it starts. Those that are about starting, signals or the environment at the 
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -48,12 +47,12 @@ def _fork_like_a_new_one(_: str, arguments: Sequence[str], passed: Sequence[int]
 
 def _begin_a_fork_server() -> None:
     "Kernels of whoever this process becomes are forked as elsewhere, from a child of its own; that has imported all the libraries, too, and need not do so again."
+    from ride_duration.ops.warm_kernel import fork_soon
+
     spawn, util.spawnv_passfds = util.spawnv_passfds, _fork_like_a_new_one
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as `warm_kernel` does it
     try:
-        forkserver.ensure_running()
+        fork_soon()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         util.spawnv_passfds = spawn
 
 

@@ -79,33 +79,7 @@ class Diagnosis:
         words = [str(one) for one in self.findings] or ["as usual"]
         return "\n".join([f"{self.survey.fleet} {self.survey.month}", *words])
 
-
-def diagnose(
-    reference: Profile,   # of the months the model has learnt from
-    survey: Survey,       # of the month, held against the reference
-    zones: pd.DataFrame,  # see `zones.zone_table`
-    season: tuple[float, ...] | None = None,   # the model's
-    columns: Mapping[str, str] | None = None,  # of the files it has learnt from
-    limits: Limits = LIMITS,
-) -> Diagnosis:
-    "Everything that can be said of a month without asking the model."
-    fleet, month, new = survey.fleet, str(survey.month), survey.profile
-    volume, drifted, streets = measure_volume(reference, survey, limits), measure_drift(reference, new), measure_streets(reference, survey, zones, season, limits)
-    longer = _longer_since(survey, volume.since, streets.season)
-    as_ever = _same_mix(reference, survey, volume, limits) and abs(longer - _longer_until(survey, volume.since, streets.season)) < limits.longer
-    level = list(odd_level(volume, fleet, survey.month, as_ever, limits, longer))
-    found = [
-        *changed_columns(survey.columns, columns, fleet, month),
-        *dropped_rows(reference, survey, limits), *missing_values(reference, survey, limits), *new_zones(reference, new, fleet, month, zones, limits),
-        *repeated_trips(volume, fleet, survey.month, limits), *missing_days(volume, fleet, limits), *missing_hours(volume, fleet, limits),
-        *unit_change(reference, survey, limits), *clock_shift(reference, survey, limits), *swapped_zones(reference, survey, limits),
-        *level, *odd_days(volume, fleet, limits), *closed_zones(reference, survey, zones, limits),
-        *slower_streets(streets, fleet, limits, collapsed=any(one.kind == "volume_collapse" for one in level)),
-        *drift_findings(reference, new, fleet, month, zones, limits),
-    ]  # fmt: skip
-    return Diagnosis(survey, volume, drifted, streets, *set_aside(found), limits)
-
-
+# %% ../../nbs/ops/29_diagnosis.ipynb #7d05bd47
 def _same_mix(reference: Profile, survey: Survey, volume: Volume, limits: Limits) -> bool:
     "Whether people go where and when they always went, since the volume is what it is; the days before it in the same month know best."
     new = survey.profile
@@ -134,7 +108,33 @@ def _longer(survey: Survey, which: np.ndarray, season: float) -> float:  # bool,
 def _beyond(new: np.ndarray, usual: np.ndarray) -> float:  # the index beyond chance
     return max(stability_index(new, usual) - chance_index(new, usual), 0.0)
 
+# %% ../../nbs/ops/29_diagnosis.ipynb #7d05bd48
+def diagnose(
+    reference: Profile,   # of the months the model has learnt from
+    survey: Survey,       # of the month, held against the reference
+    zones: pd.DataFrame,  # see `zones.zone_table`
+    season: tuple[float, ...] | None = None,   # the model's
+    columns: Mapping[str, str] | None = None,  # of the files it has learnt from
+    limits: Limits = LIMITS,
+) -> Diagnosis:
+    "Everything that can be said of a month without asking the model."
+    fleet, month, new = survey.fleet, str(survey.month), survey.profile
+    volume, drifted, streets = measure_volume(reference, survey, limits), measure_drift(reference, new), measure_streets(reference, survey, zones, season, limits)
+    longer = _longer_since(survey, volume.since, streets.season)
+    as_ever = _same_mix(reference, survey, volume, limits) and abs(longer - _longer_until(survey, volume.since, streets.season)) < limits.longer
+    level = list(odd_level(volume, fleet, survey.month, as_ever, limits, longer))
+    found = [
+        *changed_columns(survey.columns, columns, fleet, month),
+        *dropped_rows(reference, survey, limits), *missing_values(reference, survey, limits), *new_zones(reference, new, fleet, month, zones, limits),
+        *repeated_trips(volume, fleet, survey.month, limits), *missing_days(volume, fleet, limits), *missing_hours(volume, fleet, limits),
+        *unit_change(reference, survey, limits), *clock_shift(reference, survey, limits), *swapped_zones(reference, survey, limits),
+        *level, *odd_days(volume, fleet, limits), *closed_zones(reference, survey, zones, limits),
+        *slower_streets(streets, fleet, limits, collapsed=any(one.kind == "volume_collapse" for one in level)),
+        *drift_findings(reference, new, fleet, month, zones, limits),
+    ]  # fmt: skip
+    return Diagnosis(survey, volume, drifted, streets, *set_aside(found), limits)
 
+# %% ../../nbs/ops/29_diagnosis.ipynb #7d05bd49
 def diagnose_month(
     model: RideModel,   # the champion
     month: Month,

@@ -144,7 +144,7 @@ def _written(database: LogDatabase, calls: list, ended: list) -> tuple[list, lis
             raise result
     return results
 
-
+# %% ../../nbs/ops/25_prediction_log.ipynb #47ea65f5
 class PredictionLog:
     "Every answer given, and how the rides ended; opened by `open_log`."
 

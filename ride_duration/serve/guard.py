@@ -39,7 +39,7 @@ class Guard:
         for connection in list(self.connections):
             connection.hurry(now)
 
-
+# %% ../../nbs/serve/38_guard.ipynb #5cd1554e
 class GuardedProtocol(HttpToolsProtocol):
     "A connection."
 
