@@ -72,23 +72,27 @@ def fill_the_disk(disk: Path) -> None:
         told.extend(await writer.write([ride(number) for number in range(100)]))
 
     async def main() -> None:
-        async with LogWriter(open_log(str(disk / "log.sqlite")), patience=0.4) as writer:
-            while "full" not in said:
-                try:
-                    await some(writer)
-                except LogUnavailable as error:
-                    said["full"] = str(error)
-            began = time.monotonic()
-            said["refused"] = [type(found).__name__ for found in await asyncio.gather(*(some(writer) for _ in range(20)), return_exceptions=True)]
-            said["seconds"] = time.monotonic() - began
-            (disk / "filler").unlink()
-            while time.monotonic() < began + 10:
-                try:
-                    await some(writer)
-                    break
-                except LogUnavailable:
-                    await asyncio.sleep(0.05)
-            said["written again"] = writer.state.trouble is None
+        with open_log(str(disk / "log.sqlite")) as log:  # closed, so that SQLite's files beside it are put away on any Python
+            async with LogWriter(log, patience=0.4) as writer:
+                await until_there_is_room(writer)
+
+    async def until_there_is_room(writer: LogWriter) -> None:
+        while "full" not in said:
+            try:
+                await some(writer)
+            except LogUnavailable as error:
+                said["full"] = str(error)
+        began = time.monotonic()
+        said["refused"] = [type(found).__name__ for found in await asyncio.gather(*(some(writer) for _ in range(20)), return_exceptions=True)]
+        said["seconds"] = time.monotonic() - began
+        (disk / "filler").unlink()
+        while time.monotonic() < began + 10:
+            try:
+                await some(writer)
+                break
+            except LogUnavailable:
+                await asyncio.sleep(0.05)
+        said["written again"] = writer.state.trouble is None
 
     asyncio.run(main())
     with open_log(str(disk / "log.sqlite")) as log:
