@@ -14,7 +14,7 @@ from ride_duration.data.trips import load_trips
 from ride_duration.data.zones import zone_table
 from ride_duration.errors import BadParameter, MissingExtra, RideDurationError
 from ride_duration.model.boosted import Boosted
-from ride_duration.model.features import KNOWN
+from ride_duration.model.ladder import KNOWN
 from ride_duration.ops import tuning
 from ride_duration.ops.folds import fold_errors, rolling_folds
 from ride_duration.ops.parameters import SPACE, default_parameters, read_parameters
@@ -181,7 +181,7 @@ def test_a_file_is_read_as_it_was_written(made_up, tmp_path: Path):
         ('{"parameters": {"leaves": 31}}', "no parameter is called 'leaves': choose from trees"),
         ('{"parameters": {"threads": 1}}', "no parameter is called 'threads'"),
         ('{"parameters": {"zones": 1, "trees": 5}}', "no parameter is called 'zones'"),
-        ('{"parameters": {"num_leaves": 31.0}}', "num_leaves must be a whole number from 2 to 10,000, not 31.0"),
+        ('{"parameters": {"num_leaves": 31.0}}', "num_leaves must be a whole number from 2 to 4,096, not 31.0"),
         ('{"parameters": {"num_leaves": true}}', "not True"),
         ('{"parameters": {"num_leaves": "31"}}', "not '31'"),
         ('{"parameters": {"num_leaves": 1}}', "not 1"),
@@ -195,6 +195,8 @@ def test_a_file_is_read_as_it_was_written(made_up, tmp_path: Path):
         ('{"parameters": [31]}', "not as [31]"),
         ('{"trees": 31}', "holds no parameters"),
         ('{"parameters": {}, "paramters": {}}', "'paramters' is not understood"),
+        ('{"parameters": {}, "found": null}', '"found" is not understood'),
+        ('{"parameters": {}, "found": {"train": 5}}', '"found" is not understood'),
         ("[]", "holds no parameters"),
         ("trees = 31", "is not JSON"),
         ("[" * 100_000, "is not JSON"),

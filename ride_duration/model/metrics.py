@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .features import KNOWN, read_rides
+from .features import read_rides
+from .ladder import KNOWN
 
 # %% ../../nbs/model/14_metrics.ipynb #2162506d
 def root_mean_squared_error(
