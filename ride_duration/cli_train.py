@@ -32,6 +32,17 @@ def _fetch_all(fleet: str, months: list, fetch: Callable, force: bool) -> tuple[
     return files, errors
 
 
+def _fetch_zones(fleet: str, source: str | None, force: bool) -> list[RideDurationError]:
+    from ride_duration.data.zones import fetch_zones
+
+    try:
+        if fleet != "demo":  # which makes its own
+            fetch_zones(source, force)
+    except RideDurationError as error:
+        return [error]
+    return []
+
+
 @app.command()
 def fetch(
     months: Months,
@@ -40,7 +51,7 @@ def fetch(
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is already there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring months into the cache, checked and entered in its manifest.
+    """Bring months into the cache, checked and entered in its manifest, and the zones' names and outlines with them.
 
     A file that is there and unchanged is not fetched again; one that is not in the manifest, or has changed since, is.
     """
@@ -49,6 +60,7 @@ def fetch(
     wanted = parse_months(" ".join(months))
     with fetching(source) as get:
         files, errors = _fetch_all(parse_fleet(fleet), wanted, get, force)
+    errors += _fetch_zones(fleet, source, force) if files else []
     entries = [{"file": file.path.name, "rows": file.rows, "size": file.size, "sha256": file.sha256, "url": file.url, "fetched": file.fetched} for file in files]
     if as_json:
         print(json.dumps({"fleet": fleet, "files": entries}, indent=1))
@@ -125,6 +137,14 @@ def _remember(candidate: object, kept: dict[str, Path]) -> None:  # in MLflow
     _say_what_waits(_sync())
 
 # %% ../nbs/48_cli_train.ipynb #7f435bba
+def _who_answers(fleet: str, regime: str) -> str:  # where it is not what was just trained
+    from ride_duration.ops import history
+    from ride_duration.ops.tracking import registered_name
+
+    champion = history.champion(registered_name(fleet, regime))
+    return f"; version {champion.version} is champion and goes on answering, until another is promoted" if champion else ""
+
+
 @app.command()
 def train(
     train: Annotated[str, typer.Option("--train", help="Months to learn from: 2023-01, 2023-01..2023-03 or 2023-01,2023-03.")],
@@ -141,7 +161,7 @@ def train(
 ) -> None:
     """Train the ladder of models on some months, judge it on a later one, and print how far off each is.
 
-    The boosted models are kept in the home folder: from then on they answer `predict` and `score`.
+    The boosted models are kept in the home folder: from then on they answer `predict` and `score`, where no version is champion.
     """
     from ride_duration.ops.learning import learn
 
@@ -155,7 +175,7 @@ def train(
         return
     _show_scores(candidate.summary())
     for name, folder in kept.items():
-        print(f"{name} is kept in {folder}")
+        print(f"{name} is kept in {folder}{_who_answers(fleet, candidate.models[name].regime)}")
 
 # %% ../nbs/48_cli_train.ipynb #fddabca7
 @contextmanager

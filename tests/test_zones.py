@@ -1,7 +1,11 @@
 """Zones of the real archive against what is known from elsewhere, and archives that are damaged or meant to do harm."""
 
 import io
+import os
+import shutil
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -136,6 +140,30 @@ def test_a_mirror_of_trips_alone_has_numbers(tmp_path: Path):
     assert table.Zone[132] == "zone 132" and table.x.dtype == "float64" and table[["x", "y"]].isna().all(axis=None)
     assert zone_shapes("green", tmp_path / "mirror") == {}
     assert find_zone("132", table) == find_zone("zone 132", table) == 132
+
+
+def test_zones_come_with_the_months_and_again_when_asked(tmp_path: Path, mirror: Path):
+    "A model of real taxis needs them, also when the source is away."
+    source, home = tmp_path / "mirror", {**os.environ, "RIDE_DURATION_HOME": str(tmp_path / "home")}
+    shutil.copytree(mirror / "misc", source / "misc")
+    (source / "trip-data").mkdir()
+    shutil.copy(mirror / "trip-data" / "green_tripdata_2023-02.parquet", source / "trip-data")
+    lookup = (source / "misc" / "taxi_zone_lookup.csv").read_text()
+
+    def after(*command: str) -> str:  # what zone 132 is called for a command that cannot reach the source
+        done = subprocess.run([sys.executable, "-m", "ride_duration", *command, "--source", str(source)], env=home, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr.count("ride-duration: ")) == (0, 0), done.stderr
+        source.rename(tmp_path / "away")
+        try:
+            code = f"from ride_duration.data.zones import zone_table; table = zone_table('green', {str(source)!r}); print(table.Zone[132], table.x.notna().sum())"
+            return subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, timeout=60).stdout
+        finally:
+            (tmp_path / "away").rename(source)
+
+    assert after("fetch", "2023-02") == "JFK Airport 263\n"
+    (source / "misc" / "taxi_zone_lookup.csv").write_text(lookup.replace("JFK", "Kennedy"))
+    assert after("fetch", "2023-02") == "JFK Airport 263\n"
+    assert after("fetch", "2023-02", "--force") == "Kennedy Airport 263\n"
 
 
 def test_the_demo_citys_zones_lie_around_their_middles():

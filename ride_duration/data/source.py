@@ -39,8 +39,10 @@ def source_address(
     source: str | Path | None = None,  # a folder or an address
 ) -> str:  # without a slash at the end; folders become absolute
     "The source asked for, else `RIDE_DURATION_SOURCE`, else TLC's own."
-    asked = str(source or os.environ.get("RIDE_DURATION_SOURCE") or TLC).rstrip("/")
-    return asked if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
+    asked = str(source or os.environ.get("RIDE_DURATION_SOURCE") or TLC)
+    if "://" not in asked and "::" in asked:  # fsspec takes it for one address inside another
+        raise BadParameter(f"the source {asked} has :: in its name, which means something else in an address: rename the folder")
+    return asked.rstrip("/") if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
 def _demo_trips() -> int:  # in a month of the demo city
@@ -262,6 +264,7 @@ def fetch_misc(
     name: str,  # `taxi_zone_lookup.csv`
     source: str | Path | None,
     check: Callable[[Path], object],  # raises one of our errors where the file is not what it should be
+    force: bool = False,  # fetch again what is already there
 ) -> CachedFile:
     "A file of the source's `misc/` folder, in the cache."
     address = source_address(source)
@@ -272,4 +275,4 @@ def fetch_misc(
         _download(url, part, NoOpCallback())
         check(part)
 
-    return trusted_file(path) or _store(path, url, make)
+    return (None if force else trusted_file(path)) or _store(path, url, make)

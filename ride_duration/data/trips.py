@@ -71,7 +71,7 @@ def _clean(batch: pa.RecordBatch, columns: Iterable[str], month: Month | None) -
 
 
 def _number(column: pa.Array, name: str) -> np.ndarray:  # NaN where missing, also where the whole column is
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(COLUMNS[name])
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(COLUMNS[name])
 
 # %% ../../nbs/data/04_trips.ipynb #15f36a4c
 def _batches(path: Path, fleet: str, columns: Iterable[str]) -> tuple[int, Iterator[pa.RecordBatch]]:
