@@ -26,8 +26,8 @@ from ride_duration.data.demo import write_demo_month
 from ride_duration.data.month import Month
 from ride_duration.data.trips import read_trips
 from ride_duration.data.zones import zone_table
-from ride_duration.errors import BrokenBundle, NoModel
-from ride_duration.model.bundle import MANIFEST, keep_lesson, load_bundle, save_bundle
+from ride_duration.errors import BadParameter, BrokenBundle, NoModel
+from ride_duration.model.bundle import _LARGEST, MANIFEST, keep_lesson, load_bundle, save_bundle
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.ladder import BOOKING, METERED
 from ride_duration.model.promise import judge_trips
@@ -330,6 +330,14 @@ def test_no_model_at_all(booking, tmp_path):
         refused(folder)
     (booking / MANIFEST).mkdir()
     refused(booking)
+
+
+def test_what_could_not_be_read_again_is_not_written(bundles, trips, tmp_path, monkeypatch):
+    model = load_bundle(bundles[BOOKING]).ranged
+    monkeypatch.setitem(_LARGEST, "trees.txt", 1000)
+    with pytest.raises(BadParameter, match=r"trees.txt of this model has .* bytes, and a bundle's at most 1,000: train with fewer trees or leaves"):
+        save_bundle(model, tmp_path / "large", keep_lesson(trips), {})
+    assert not (tmp_path / "large").exists()
 
 
 def test_what_else_lies_in_the_folder_is_not_read(booking, trips, tmp_path):

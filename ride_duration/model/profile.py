@@ -121,6 +121,7 @@ def profile_trips(
 
 # %% ../../nbs/model/15_profile.ipynb #00a56dad
 _STEPS = 7000  # to a unit of the logarithm: the longest ride still fits into 16 bits
+_BITS = -32768, 32767  # a ride of less than 0.0093 miles does not
 
 
 def pack_profile(
@@ -130,7 +131,7 @@ def pack_profile(
     pairs = np.flatnonzero(profile.by_pair[RIDES])
     rides, timed, log_minutes, measured, log_miles = profile.by_pair[:, pairs]
     means = (total / np.maximum(count, 1) * _STEPS for total, count in ((log_minutes, timed), (log_miles, measured)))
-    pair_minutes, pair_miles = (np.rint(mean).astype("int16") for mean in means)
+    pair_minutes, pair_miles = (np.rint(mean).clip(*_BITS).astype("int16") for mean in means)
     return {
         "days": profile.days.astype("int64"), "by_hour": profile.by_hour.astype("int32"), "by_zone": profile.by_zone.astype("int32"),
         "by_block": profile.by_block.astype("int32"), "by_clock": profile.by_clock, "pairs": pairs.astype("int32"), "pair_rides": rides.astype("int32"),

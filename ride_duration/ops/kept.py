@@ -24,11 +24,12 @@ def keep_model(
     candidate: object,  # from `training.train`
     name: str,          # `boosted` or `boosted_metered`
 ) -> Path:              # the bundle's folder
-    "Keep a trained model in the home folder, and let it answer from now on."
-    model = candidate.models[name]
-    what = hashlib.sha256(repr(model.rmse_train_).encode() + model.booster_.model_to_string().encode()).hexdigest()[:8]
-    shelf = _shelf(candidate.fleet, model.regime)
-    folder = candidate.save(name, shelf / f"{format_months(candidate.train.months).replace(',', '+')}-on-{candidate.val.months[0]}-{what}")
+    "Keep a trained model in the home folder; it answers from now on where no version is champion."
+    from ride_duration.model.bundle import MANIFEST, write_bundle  # where a model is only looked for, LightGBM is not needed
+
+    files, shelf = candidate.files(name), _shelf(candidate.fleet, candidate.models[name].regime)
+    what = hashlib.sha256(files[MANIFEST]).hexdigest()[:8]
+    folder = write_bundle(files, shelf / f"{format_months(candidate.train.months).replace(',', '+')}-on-{candidate.val.months[0]}-{what}")
     write_file(shelf / "newest", folder.name + "\n")
     return folder
 

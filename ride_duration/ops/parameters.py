@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..errors import BadParameter
 from ..model.boosted import Boosted
+from ..model.trees import MOST_LEAVES, MOST_TREES
 
 # %% ../../nbs/ops/21_parameters.ipynb #adf8e0da
 class Range(NamedTuple):
@@ -27,9 +28,9 @@ class Range(NamedTuple):
 
 
 SPACE = {
-    "trees": Range(int, 150, 1000, 1, 20_000),
+    "trees": Range(int, 150, 1000, 1, MOST_TREES),
     "learning_rate": Range(float, 0.01, 0.1, 1e-5, 1),
-    "num_leaves": Range(int, 15, 255, 2, 10_000),
+    "num_leaves": Range(int, 15, 255, 2, MOST_LEAVES),
     "min_data_in_leaf": Range(int, 10, 400, 1, 1_000_000),
     "feature_fraction": Range(float, 0.3, 1, 0.01, 1, by_factors=False),
     "bagging_fraction": Range(float, 0.4, 1, 0.01, 1, by_factors=False),
@@ -77,4 +78,7 @@ def read_parameters(
         raise BadParameter(f'{path} holds no parameters: write it as {{"parameters": {{"trees": 500, …}}}}')
     if unknown := [name for name in content if name not in _PARTS]:
         raise BadParameter(f"{path}: {repr(unknown[0])[:40]} is not understood: parameters stand under \"parameters\"")
+    found = content.get("found", {})  # what the search says of itself
+    if not isinstance(found, dict) or not isinstance(found.get("train", ""), (str, list)):
+        raise BadParameter(f'{path}: "found" is not understood: leave it as `ride-duration tune --out` wrote it, or out')
     return check_parameters(content["parameters"], str(path))

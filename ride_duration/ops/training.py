@@ -96,9 +96,15 @@ class Candidate:
         "What was trained on what, and how well, without times or paths: the same inputs give the same text."
         return _what_was_learnt(self) | _what_came_of_it(self)
 
-    def save(self, name: str, folder: Path) -> Path:  # `boosted` or `boosted_metered`; the folder, see `bundle.save_bundle`
+    def files(self, name: str) -> dict[str, bytes]:  # of `boosted` or `boosted_metered`, see `bundle.bundle_files`
+        "A boosted model as plain data."
+        return _files(self, name)
+
+    def save(self, name: str, folder: Path) -> Path:  # the folder, see `bundle.write_bundle`
         "Keep a boosted model as a folder of plain data."
-        return _save(self, name, folder)
+        from ride_duration.model.bundle import write_bundle
+
+        return write_bundle(self.files(name), Path(folder))
 
     def __repr__(self) -> str:
         errors = ", ".join(f"{name} {minutes:.3f}" for name, minutes in self.rmse.items())
@@ -142,8 +148,8 @@ def _judge(rung: Rung, model: object, trips: pd.DataFrame) -> tuple[dict[str, np
     return {rung.name: predicted, f"{rung.name}_low": low, f"{rung.name}_high": high}, {f"{name}_val": value for name, value in measures.items()}
 
 # %% ../../nbs/ops/21_training.ipynb #402bfa32
-def _save(candidate: Candidate, name: str, folder: Path) -> Path:
-    from ride_duration.model.bundle import save_bundle
+def _files(candidate: Candidate, name: str) -> dict[str, bytes]:
+    from ride_duration.model.bundle import bundle_files
     from ride_duration.model.promise import judge_trips
     from ride_duration.ops.survey import file_columns
 
@@ -152,7 +158,7 @@ def _save(candidate: Candidate, name: str, folder: Path) -> Path:
     about = {name: learnt[name] for name in ("fleet", "synthetic", "train", "val")} | {"inputs": files, "metrics": dict(candidate.scores[name])}
     if candidate.train.files[-1].path.exists():  # on a cluster only its workers have the file
         about["columns"] = file_columns(candidate.train.files[-1].path)
-    return save_bundle(candidate.models[name], Path(folder), lesson, about)
+    return bundle_files(candidate.models[name], lesson, about)
 
 # %% ../../nbs/ops/21_training.ipynb #d6c06c03
 def _load(
@@ -192,7 +198,7 @@ def train(
     for rung in rungs:
         model = makers[rung.name](fleet=fleet, zones=zones, settings=settings or {})
         models[rung.name], scores[rung.name] = _fit(rung, model, learn.frame)
-    learnt_from, lesson = learn.origin, _lesson(rungs, learn, fleet)
+    learnt_from, lesson = learn.origin, _lesson(rungs, learn, fleet, all_pickups)
     del learn  # a year of trips is large, and no longer needed
     return judged_candidate(fleet, models, scores, learnt_from, judge, lesson)
 
@@ -215,13 +221,13 @@ def judged_candidate(
     return Candidate(fleet, learnt_from, judge.origin, models, scores, judged, lesson)
 
 
-def _lesson(rungs: list[Rung], learnt: Trips, fleet: str) -> object | None:  # where a model could be kept
+def _lesson(rungs: list[Rung], learnt: Trips, fleet: str, all_pickups: bool) -> object | None:  # where a model could be kept
     if not any(rung.needs_zones for rung in rungs):
         return None
     from ride_duration.model.bundle import keep_lesson
-    from ride_duration.ops.survey import survey_month
+    from ride_duration.ops.survey import survey_file
 
-    surveys = (survey_month(file.path, fleet, month) for month, file in zip(learnt.origin.months, learnt.origin.files, strict=True))
+    surveys = (survey_file(file.path, fleet, month, all_pickups=all_pickups) for month, file in zip(learnt.origin.months, learnt.origin.files, strict=True))
     return keep_lesson(learnt.frame, reduce(add, (survey.profile for survey in surveys)))
 
 # %% ../../nbs/ops/21_training.ipynb #6604cd64
