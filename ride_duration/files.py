@@ -151,7 +151,7 @@ def alone_in(
     descriptor = os.open(make_folder(folder), os.O_RDONLY)
     try:
         if not _try_lock(descriptor, patience):
-            raise FolderBusy(f"another run is writing {folder}: wait for it, or choose another folder with --reports")
+            raise FolderBusy(f"another run is writing {folder}: wait for it, or choose another folder")
         yield
     finally:
         os.close(descriptor)
