@@ -23,9 +23,10 @@ import pandas as pd
 
 from ride_duration.data.trips import load_trips
 from ride_duration.data.zones import zone_table
-from ride_duration.model.bundle import RideModel, keep_lesson, load_bundle, save_bundle
+from ride_duration.model.bundle import keep_lesson, load_bundle, save_bundle
 from ride_duration.model.features import read_rides
 from ride_duration.model.intervals import RangedBoosted
+from ride_duration.model.ride_model import RideModel
 
 P50, P99 = 0.3, 1.0  # milliseconds
 SHARE = 0.5          # of the bare predict's rides a second

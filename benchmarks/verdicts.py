@@ -15,7 +15,8 @@ import numpy as np
 
 from ride_duration import train
 from ride_duration.data.month import Month, parse_months
-from ride_duration.model.bundle import RideModel, load_bundle
+from ride_duration.model.bundle import load_bundle
+from ride_duration.model.ride_model import RideModel
 from ride_duration.ops.diagnosis import diagnose_month
 from ride_duration.ops.expected_error import Kept, Record, doubts_about, estimate_error, expected_findings
 from ride_duration.ops.performance import CHAMPION, add_seed, judge_month, measure_performance, performance_findings

@@ -30,11 +30,12 @@ from ride_duration.data.month import Month
 from ride_duration.data.trips import read_trips
 from ride_duration.data.zones import zone_table
 from ride_duration.errors import NoCleanTrips
-from ride_duration.model.bundle import RideModel, keep_lesson, load_bundle, save_bundle
+from ride_duration.model.bundle import keep_lesson, load_bundle, save_bundle
 from ride_duration.model.features import SEASON
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.profile import Profile, profile_trips
 from ride_duration.model.promise import judge_trips
+from ride_duration.model.ride_model import RideModel
 from ride_duration.ops.diagnosis import Diagnosis, diagnose
 from ride_duration.ops.drift import measure_drift
 from ride_duration.ops.expected_error import Kept, Record, doubts_about, estimate_error

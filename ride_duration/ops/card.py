@@ -15,9 +15,10 @@ import pandas as pd
 
 from ..data.schema import CAUSES, COLUMNS
 from ..files import write_file
-from ..model.bundle import RideModel, load_bundle
+from ..model.bundle import load_bundle
 from ..model.ladder import METERED
 from ..model.promise import Promise, root_mean
+from ..model.ride_model import RideModel
 
 # %% ../../nbs/ops/30_card.ipynb #6c057eec
 LEAST = 30  # rides; of fewer, a measure says nothing

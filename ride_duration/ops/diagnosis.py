@@ -15,8 +15,8 @@ import pandas as pd
 
 from ..data.month import Month
 from ..data.source import fetch_month
-from ..model.bundle import RideModel
 from ..model.profile import DROPOFF, PICKUP, Profile
+from ..model.ride_model import RideModel
 from .checks import changed_columns, dropped_rows, missing_values, new_zones
 from .city import Streets, closed_zones, measure_streets, slower_streets
 from .distances import chance_index, stability_index

@@ -18,8 +18,8 @@ import numpy as np
 from ..data.month import Month
 from ..data.source import fetch_month
 from ..files import write_file
-from ..model.bundle import RideModel
 from ..model.promise import SUMS, judge_trips
+from ..model.ride_model import RideModel
 from .performance import CHAMPION, SEED, add_seed, judge_month
 
 # %% ../../nbs/ops/36_hindsight.ipynb #616a87f9

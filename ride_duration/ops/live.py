@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from ..model.bundle import RideModel
+from ..model.ride_model import RideModel
 from .findings import Finding, by_weight
 from .live_windows import LiveWindow, Tally, live_windows
 from .prediction_log import PredictionLog

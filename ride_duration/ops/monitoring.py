@@ -16,9 +16,9 @@ from pathlib import Path
 from ..data.month import Month, parse_month
 from ..data.source import CachedFile, fetch_month
 from ..errors import NoCleanTrips
-from ..model.bundle import RideModel
 from ..model.ladder import BOOKING
 from ..model.page import PLACE
+from ..model.ride_model import RideModel
 from ..model.tables import span
 from .diagnosis import Diagnosis, diagnose
 from .expected_error import Estimate, Kept, Record, doubts_about, estimate_error, expected_findings

@@ -20,12 +20,12 @@ from ..data.source import fetch_month
 from ..data.trips import clean_batches, load_trips
 from ..errors import MonthNotPublished, NoCleanTrips, SourceUnreachable
 from ..model.baselines import MAKERS
-from ..model.bundle import RideModel
 from ..model.features import read_rides
 from ..model.intervals import LEVEL
 from ..model.metrics import Difference, paired_difference
 from ..model.pairs import SIDE
 from ..model.promise import SUMS, Promise, judge_trips, root_mean
+from ..model.ride_model import RideModel
 from .distances import sureness
 from .findings import Finding
 from .limits import LIMITS, Limits

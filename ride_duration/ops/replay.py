@@ -15,7 +15,8 @@ from pathlib import Path
 from ..data.month import Month, format_months, parse_fleet, parse_month, parse_months
 from ..data.source import fetch_month
 from ..errors import BadParameter, NoCleanTrips
-from ..model.bundle import MANIFEST, RideModel, load_bundle
+from ..model.bundle import MANIFEST, load_bundle
+from ..model.ride_model import RideModel
 from . import registry
 from .decision import Rules
 from .hindsight import Score, best_of, pooled, regret, score_models

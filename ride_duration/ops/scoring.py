@@ -21,10 +21,10 @@ from ..data.source import fetch_month
 from ..data.trips import clean_batches
 from ..errors import NoCleanTrips
 from ..files import replacing
-from ..model.bundle import RideModel
 from ..model.features import read_rides, ride_flags
 from ..model.ladder import METERED
 from ..model.metrics import error_measures
+from ..model.ride_model import RideModel
 
 # %% ../../nbs/ops/29_scoring.ipynb #fdf0062e
 def score_batch(

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from ..data.trips import LONGEST, SHORTEST
-from ..model.bundle import RideModel, load_bundle
+from ..model.bundle import load_bundle
 from ..model.features import Rides, believable_miles
 from ..model.ladder import BOOKING, METERED
 from ..model.pairs import SIDE
+from ..model.ride_model import RideModel
 from ..model.sequences import block_mean
 from . import history, registry
 from .prediction_log import PredictionLog

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BrokenBundle, RideDurationError
-from ..model.bundle import RideModel, load_bundle
+from ..model.bundle import load_bundle
 from ..model.features import Rides, believable_miles
 from ..model.ladder import BOOKING, METERED
 from ..model.pairs import SIDE
+from ..model.ride_model import RideModel
 from ..ops.registry import CHALLENGER, CHAMPION
 from .experiment import Experiment
 from .places import Places

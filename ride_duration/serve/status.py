@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..model.bundle import RideModel
+from ..model.ride_model import RideModel
 from ..ops.findings import Finding, by_weight
 from ..ops.live import live_findings, promise_of
 from ..ops.live_windows import LiveWindow, Tally
