@@ -73,6 +73,8 @@ def mail_server(environment: Mapping[str, str] = os.environ) -> MailServer | Non
     in_the_open = found.query == "tls=off" or (found.hostname in _LOOPBACK and found.query != "tls=on")
     tls = "wrapped" if found.scheme == "smtps" else "none" if in_the_open else "starttls"
     user, password = (value and unquote(value) for value in (found.username, found.password))
+    if not f"{user}{password}".isascii():  # Python's mail client can send no other
+        raise BadParameter(f"{SMTP}: a user or a password with letters beyond ASCII cannot be sent (they are not shown): give the account one of plain letters, digits and signs")
     sender = environment.get(MAIL_FROM) or (user if "@" in (user or "") else None)
     return MailServer(found.hostname, found.port or _PORTS[found.scheme], tls, user, password, sender)
 
