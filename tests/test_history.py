@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from ride_duration.errors import BadParameter, BrokenDatabase, CannotWrite, FolderBusy, Refused
 from ride_duration.ops.history import champion, champion_on, events, promote, record_decision, rollback
+from ride_duration.ops.hold import held, hold
 
 MODEL, OTHER = "ride-duration-green", "ride-duration-green-metered"
 CITY = ZoneInfo("America/New_York")
@@ -121,6 +123,15 @@ def test_words_of_people_stay_on_one_line():
         promote(MODEL, 1, "again", expected=7)
     assert str(refused.value).isprintable() and "eve root" in str(refused.value)
     assert len(events()) == 1
+
+
+def test_a_user_without_a_name_can_promote_and_stop_promotions(monkeypatch):
+    "As in a container whose user no file knows."
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert promote(MODEL, 1, "first").by == "unknown"
+    assert hold("green", "a parade") == held("green") and held("green").by == "unknown"
 
 
 def test_a_version_as_mlflow_writes_it_is_not_taken_for_another_champion():

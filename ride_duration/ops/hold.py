@@ -9,12 +9,11 @@ __all__ = ['Hold', 'held', 'hold', 'release', 'require_released', 'switch_log']
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from getpass import getuser
 from pathlib import Path
 
 from ..data.month import parse_fleet
 from ..data.source import home_folder
-from ..database import all_or_nothing, database
+from ..database import all_or_nothing, database, user_name
 from ..errors import BadParameter, Refused
 
 # %% ../../nbs/ops/20_hold.ipynb #dd58f3ba
@@ -72,7 +71,7 @@ def _words(why: str) -> str:  # on one line
 
 
 def _add(switch: object, fleet: str, is_held: bool, why: str, by: str | None) -> None:
-    row = datetime.now(UTC).isoformat(timespec="seconds"), _words(by or getuser()), fleet, is_held, why
+    row = datetime.now(UTC).isoformat(timespec="seconds"), _words(by or user_name()), fleet, is_held, why
     switch.execute("INSERT INTO switch (at, by, fleet, held, why) VALUES (?, ?, ?, ?, ?)", row)
 
 

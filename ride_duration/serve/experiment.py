@@ -16,12 +16,12 @@ from pathlib import Path
 
 from ..data.month import parse_fleet
 from ..data.source import home_folder
-from ..database import all_or_nothing, database
+from ..database import all_or_nothing, database, user_name
 from ..errors import BadParameter, Refused
 from ..model.bundle import load_bundle
 from ..model.ladder import BOOKING
 from ..ops import history
-from ..ops.history import check_version, one_line, user_name
+from ..ops.history import check_version, one_line
 from ..ops.registry import CHALLENGER, CHAMPION, version_bundle
 from ..ops.tracking import registered_name
 
