@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ride_duration.cli_log import app
-from ride_duration.errors import BadParameter, LogUnavailable
+from ride_duration.errors import BadParameter, CannotWrite, LogUnavailable
 from ride_duration.ops import log_database
 from ride_duration.ops.answers import Answered, Completion, Conflict, check_answer, fresh_ride_id
 from ride_duration.ops.log_export import day_file, export_log
@@ -311,6 +311,30 @@ def test_a_day_is_written_again_only_when_something_was_added(log: PredictionLog
     whole = pd.read_parquet(tmp_path / "out")
     assert len(whole) == 10 and whole["completed_minutes"].count() == 1
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["answers.parquet"] * 3
+
+
+def test_a_log_that_was_replaced_writes_over_no_day_of_the_one_before(tmp_path: Path) -> None:
+    path, out = tmp_path / "log.sqlite", tmp_path / "out"
+    with open_log(str(path)) as log:
+        log.write(rides(10))
+        assert [day.answers for day in export_log(log, out)] == [10]
+    before = day_file(out, NOW.date()).read_bytes()
+    path.rename(tmp_path / "damaged.sqlite")  # moved aside, and a new one begins empty
+    with open_log(str(path)) as log:
+        for count in (4, 14):
+            log.write([ride._replace(ride_id=f"new {number}") for number, ride in enumerate(rides(count))])
+            with pytest.raises(CannotWrite, match=r"choose another folder with --out$"):
+                list(export_log(log, out))
+        assert [day.answers for day in export_log(log, tmp_path / "new")] == [14]
+    assert day_file(out, NOW.date()).read_bytes() == before
+
+
+def test_a_day_that_is_pruned_in_part_keeps_its_file(log: PredictionLog, tmp_path: Path) -> None:
+    log.write(rides(10))
+    assert [day.answers for day in export_log(log, tmp_path)] == [10]
+    with log.database.connected() as connection, log.database.transaction(connection):
+        log.database.execute(connection, "DELETE FROM answer WHERE ride_id < 'ride 5'")
+    assert [(day.answers, day.written) for day in export_log(log, tmp_path)] == [(10, False)]
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

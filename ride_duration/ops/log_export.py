@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import CannotWrite
 from ..files import replacing
 from .log_rows import READ_COLUMNS, read_moment
 from .prediction_log import PredictionLog, in_database
@@ -42,11 +43,17 @@ def _bounds(day: date) -> tuple[datetime, datetime]:
     return begin, begin + timedelta(days=1)
 
 # %% ../../nbs/ops/27_log_export.ipynb #443aeca9
-def _in_file(path: Path) -> tuple[int, int] | None:  # answers and completions; None where there is no file of ours
-    with suppress(OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-        note = json.loads(pq.read_metadata(path).metadata[_NOTE])
-        return int(note["answers"]), int(note["completed"])
+def _in_file(path: Path) -> tuple[tuple[int, int], tuple[datetime, str]] | None:  # answers and completions, and the last ride; None where there is no file of ours
+    with suppress(OSError, pa.ArrowException, KeyError, TypeError, ValueError, IndexError), pq.ParquetFile(path) as file:
+        note = json.loads(file.metadata.metadata[_NOTE])
+        rides = file.read_row_group(file.num_row_groups - 1, ["answered_at", "ride_id"])
+        return (int(note["answers"]), int(note["completed"])), tuple(rides[name][-1].as_py() for name in ("answered_at", "ride_id"))
     return None
+
+
+def _has(log: PredictionLog, answered_at: datetime, ride_id: str) -> bool:
+    with log.database.reading() as connection:
+        return bool(log.database.select(connection, "SELECT 1 FROM answer WHERE answered_at = :at AND ride_id = :ride", at=in_database(log.database, answered_at), ride=ride_id))
 
 
 def _in_log(log: PredictionLog, day: date) -> tuple[int, int]:
@@ -110,7 +117,11 @@ def export_log(
 ) -> Iterator[ExportedDay]:     # each when it is done
     "Bring the files of these days up to date."
     for day in logged_days(log, since, until):
-        path, now = day_file(folder, day), _in_log(log, day)
-        before = _in_file(path)
+        path = day_file(folder, day)
+        before, last = _in_file(path) or (None, None)
+        is_anothers = last is not None and not _has(log, *last)
+        now = _in_log(log, day)  # asked for last: a day that was pruned meanwhile is nobody else's
+        if is_anothers and now[0]:
+            raise CannotWrite(f"cannot write {path}: it holds the day of another log, which is not written over: choose another folder with --out")
         complete = before is not None and (before == now or before[0] > now[0])
         yield ExportedDay(day, path, *(before if complete else _write(log, day, path)), written=not complete)
