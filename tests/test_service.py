@@ -96,7 +96,8 @@ def test_a_completed_ride_is_told_once(ask):
     assert code_of(ask("/rides/done/completed", {"minutes": 24})) == (409, "conflict", "ride_id")
     assert code_of(ask("/rides/nobody/completed", {"minutes": 24})) == (404, "unknown_ride", "ride_id")
     assert code_of(ask("/rides/done/completed", {"minutes": -1})) == (422, "wrong_value", "minutes")
-    assert code_of(ask("/rides/$$/completed", {"minutes": 5})) == (422, "wrong_value", "ride_id")
+    for wrong in ("$$", "done%0A"):
+        assert code_of(ask(f"/rides/{wrong}/completed", {"minutes": 5})) == (422, "wrong_value", "ride_id")
 
 
 @pytest.mark.parametrize(

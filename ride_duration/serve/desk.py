@@ -86,7 +86,7 @@ async def curve(desk: Desk, trip: Trip) -> dict:  # see `rides.Curve`
 
 async def completed(desk: Desk, ride_id: str, truth: Completed) -> dict:  # see `rides.Truth`
     "How long a ride took in the end."
-    if not re.match(RIDE_ID, ride_id):
+    if not re.fullmatch(RIDE_ID, ride_id):
         raise Trouble(422, "wrong_value", f"ride_id is not right: write {BELONGS['ride_id']}", "ride_id")
     told = await complete_ride(desk.answering, ride_id, truth.minutes)
     return {"ride_id": told.ride_id, "minutes": told.minutes, "completed_at": told.at.isoformat(timespec="seconds")}
