@@ -231,11 +231,13 @@ def test_a_port_that_is_taken(served, served_bundles):
     assert done.returncode == 35 and "choose another --port" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_a_model_that_is_damaged_from_the_start(served_bundles, tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_model_that_is_damaged_from_the_start(served_bundles, tmp_path, workers):
     damaged = Path(shutil.copytree(served_bundles["first"], tmp_path / "damaged"))
     (damaged / "trees.txt").write_text("trees")
-    done = ride_duration("serve", "--bundle", str(damaged), "--port", "0")
-    assert done.returncode == 27 and "trees.txt was changed or damaged" in done.stderr and "Traceback" not in done.stderr
+    done = ride_duration("serve", "--bundle", str(damaged), "--port", "0", "--workers", workers)
+    assert done.returncode == 27 and not done.stdout, "it never says that it answers"
+    assert "trees.txt was changed or damaged" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_whoever_has_asked_is_answered_when_it_ends(served_bundles, home):

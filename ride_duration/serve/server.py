@@ -132,8 +132,8 @@ async def open_desk(settings: Settings, guard: Guard) -> AsyncIterator[Desk]:
 class Worker:
     "The ASGI application of one process."
 
-    def __init__(self, settings: Settings):
-        self.settings, self.app, self.error = settings, None, None
+    def __init__(self, settings: Settings, ready: Callable[[], None] = lambda: None):
+        self.settings, self.ready, self.app, self.error = settings, ready, None, None
         tell_in_lines()
         sys.setswitchinterval(0.00025)
 
@@ -158,6 +158,7 @@ class Worker:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(20_000, 20, 50)
+                self.ready()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
                 live.close()
@@ -208,20 +209,21 @@ def _config(settings: Settings, listening: socket.socket, worker: Callable) -> o
     )  # fmt: skip
 
 
-def _serve_alone(settings: Settings, listening: socket.socket) -> None:
+def _serve_alone(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
     import uvicorn
 
-    worker = Worker(settings)
+    worker = Worker(settings, ready)
     try:
         uvicorn.Server(_config(settings, listening, lambda: worker)).run([listening])
     except SystemExit:
         raise worker.error or LogUnavailable("the service could not begin") from None
 
 
-def _serve_together(settings: Settings, listening: socket.socket) -> None:
+def _serve_together(settings: Settings, listening: socket.socket, ready: Callable[[], None]) -> None:
     from uvicorn.supervisors import Multiprocess
 
     Models(*wishes_of(settings)).look()
+    ready()
     with tempfile.TemporaryDirectory(prefix="ride-duration-metrics-") as counts:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
         Multiprocess(_config(settings, listening, partial(Worker, settings)), [listening]).run()
@@ -236,11 +238,10 @@ def serve(
     wishes_of(settings)[1]()
     open_log(settings.log).close()
     listening = listen(settings.host, settings.port)
-    announce(address_of(listening))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # how uvicorn passes on the signal that has ended it
-            (_serve_alone if settings.workers == 1 else _serve_together)(settings, listening)
+            (_serve_alone if settings.workers == 1 else _serve_together)(settings, listening, lambda: announce(address_of(listening)))
     finally:
         signal.signal(signal.SIGTERM, before)
         listening.close()
