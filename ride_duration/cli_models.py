@@ -148,7 +148,11 @@ def history(fleet: Fleet = "green", metered: Metered = False, as_json: Json = Fa
 
 def _day(text: str) -> date:  # a date, or a date and time
     try:
-        return date.fromisoformat(text) if len(text) == 10 else datetime.fromisoformat(text)
+        return date.fromisoformat(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text)
     except ValueError:
         raise BadParameter(f"{text!r} is not a day: write it as 2026-11-01, or as '2026-11-01 08:30' for an instant, in New York's time") from None
 

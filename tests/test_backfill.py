@@ -252,6 +252,7 @@ def test_a_damaged_ledger_is_named_and_left(run, home):
         (("rollback", "--fleet", "demo", "--why", "it is bad"), 29, "no champion"),
         (("champion", "--fleet", "demo"), 26, "has no champion yet"),
         (("champion", "--fleet", "demo", "--on", "yesterday"), 13, "is not a day"),
+        (("champion", "--fleet", "demo", "--on", "9999-12-31"), 13, "name a day in the years 2 to 9998"),
         (("models", "--fleet", "blue"), 10, "blue"),
     ],
 )

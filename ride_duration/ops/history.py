@@ -238,11 +238,14 @@ _CITY = ZoneInfo("America/New_York")
 
 
 def _until(day: date) -> datetime:  # the last instant that is meant, in UTC
-    if isinstance(day, datetime):
-        return (day if day.tzinfo else day.replace(tzinfo=_CITY)).astimezone(UTC)
-    if isinstance(day, date):
-        next_day = datetime.combine(day + timedelta(days=1), time(), _CITY)
-        return next_day.astimezone(UTC) - timedelta(microseconds=1)
+    try:
+        if isinstance(day, datetime):
+            return (day if day.tzinfo else day.replace(tzinfo=_CITY)).astimezone(UTC)
+        if isinstance(day, date):
+            next_day = datetime.combine(day + timedelta(days=1), time(), _CITY)
+            return next_day.astimezone(UTC) - timedelta(microseconds=1)
+    except OverflowError:
+        raise BadParameter(f"{day} lies where the calendar ends: name a day in the years 2 to 9998") from None
     raise BadParameter(f"{one_line(repr(day), 60)} is no day: write it as date(2023, 3, 1)")
 
 

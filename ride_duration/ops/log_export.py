@@ -98,7 +98,7 @@ def logged_days(
     until: date | None = None,  # this day not included
 ) -> Iterator[date]:            # oldest first
     "The days on which something was answered, in UTC."
-    at = _bounds(since or date.min)[0]
+    at = datetime.combine(since or date.min, time(), UTC)
     while True:
         with log.database.reading() as connection:
             [(first,)] = log.database.select(connection, "SELECT min(answered_at) FROM answer WHERE answered_at >= :at", at=in_database(log.database, at))
