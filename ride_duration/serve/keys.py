@@ -18,6 +18,7 @@ from pathlib import Path
 from ..data.source import home_folder
 from ..database import all_or_nothing, database
 from ..errors import BadParameter
+from ..files import make_folder, storage_error
 from ..ops.history import one_line
 
 # %% ../../nbs/serve/33_keys.ipynb #4cb99c9b
@@ -67,8 +68,11 @@ def add_key(
     if not name:
         raise BadParameter("a key needs a name, so that it can be told from others when it is to be revoked")
     if not _file().exists():
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        _file().touch(0o600)
+        make_folder(_file().parent)
+        try:
+            _file().touch(0o600)
+        except OSError as error:
+            raise (storage_error(_file(), error) or error) from None
     with database(_file(), _TABLES) as file, all_or_nothing(file):
         if file.execute("SELECT 1 FROM key WHERE name = ?", (name,)).fetchone():
             raise BadParameter(f"there is a key called {name!r} already: choose another name, names are not used again")
@@ -80,12 +84,11 @@ def revoke_key(
     which: str,  # its name, or the eight digits after rd_
 ) -> Key:        # as it is now
     "Let a key open nothing any more; raises `BadParameter` where there is none of that name."
+    if not any(which in (key.id, key.name) for key in keys()):
+        raise BadParameter(f"there is no key called {one_line(which, 60)!r}: ride-duration keys list shows them")
     with database(_file(), _TABLES) as file, all_or_nothing(file):
         file.execute("UPDATE key SET revoked_at = ? WHERE ? IN (id, name) AND revoked_at IS NULL", (_now(), which))
-        row = file.execute("SELECT * FROM key WHERE ? IN (id, name)", (which,)).fetchone()
-    if row is None:
-        raise BadParameter(f"there is no key called {one_line(which, 60)!r}: ride-duration keys list shows them")
-    return Key(**dict(row))
+        return Key(**dict(file.execute("SELECT * FROM key WHERE ? IN (id, name)", (which,)).fetchone()))
 
 # %% ../../nbs/serve/33_keys.ipynb #6a50bb80
 _NOBODY = _digest("")
