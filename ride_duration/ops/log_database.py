@@ -29,7 +29,10 @@ _POSTGRES = "postgresql+psycopg"
 
 
 def _file_url(path: Path) -> sa.URL:  # absolute, for a process may go elsewhere while the log is open
-    return sa.URL.create("sqlite", database=str(path.expanduser().absolute()))
+    try:
+        return sa.URL.create("sqlite", database=str(path.expanduser().absolute()))
+    except RuntimeError:
+        raise BadParameter(f"the prediction log cannot be at {path}: {path.parts[0]} is nobody's home folder here; write the path out") from None
 
 
 def log_url(
