@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..data.source import home_folder
 from ..database import database_error
@@ -156,6 +157,8 @@ def _mlflow() -> Iterator[object]:
     "MLflow's client for one piece of work; its troubles are ours to explain."
     uri = tracking_uri()
     database = _local_database(uri)
+    if database and ("?" in uri or unquote(uri) != uri):  # SQLAlchemy would take it for another file
+        raise TrackingUnreachable(f"MLflow cannot keep its database at {database}: ? and % stand for something else in its address. Name another home folder (RIDE_DURATION_HOME) or a server (MLFLOW_TRACKING_URI)")
     client_class = _client_class()
     with _quietly():
         try:
