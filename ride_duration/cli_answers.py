@@ -88,9 +88,12 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Answer every clean trip of a MONTH, a batch at a time, into one parquet file."""
+    from ride_duration.data.month import parse_fleet
+    from ride_duration.model.bundle import load_bundle_for
+    from ride_duration.ops.registry import answering_bundle
     from ride_duration.ops.scoring import score_month
 
-    model = _model(bundle, fleet, metered)
+    model = load_bundle_for(parse_fleet(fleet), metered, bundle or answering_bundle(fleet, metered))
     with fetching(source) as get:
         scored = score_month(model, month, out, fleet, source, get)
     note = " (synthetic)" if model.manifest.get("synthetic") else ""

@@ -134,7 +134,7 @@ def _window_length(window: str, windows: int) -> object:  # a timedelta
 
 def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, window: str, windows: int, rules: Path | None, deliver: bool, as_json: bool) -> None:
     from ride_duration.data.month import parse_fleet
-    from ride_duration.model.bundle import load_bundle
+    from ride_duration.model.bundle import load_bundle_for
     from ride_duration.ops.delivery import tell
     from ride_duration.ops.findings import by_weight
     from ride_duration.ops.live import live_status
@@ -143,8 +143,8 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     from ride_duration.ops.registry import answering_bundle
 
     _, limits = _limits(rules)
-    rules, length = read_rules(rules, LIVE), _window_length(window, windows)
-    model = load_bundle(bundle or answering_bundle(parse_fleet(fleet), metered))
+    rules, length, fleet = read_rules(rules, LIVE), _window_length(window, windows), parse_fleet(fleet)
+    model = load_bundle_for(fleet, metered, bundle or answering_bundle(fleet, metered))
     with open_log(log, create=False) as opened:
         status = live_status(opened, model, windows=windows, length=length, limits=limits)
     asked = status.windows if deliver else ()  # completions may have come late: earlier windows are judged again

@@ -110,6 +110,11 @@ def test_scopes_and_fleets_do_not_mix():
     assert observe("month", "green", "2023-03", [replace(one("watch"), fleet="green")]).news is None
     assert observe("month", "demo", "2023-03", [one("watch")]).news is not None
     assert list(seen_before("live", "demo", "2024")) == ["demo/bias/error"]
+    for fleet in ("demo", "green"):  # what one command once wrote of the wrong fleet stands there for ever
+        observe("month", fleet, "2023-04", [one("act", "columns_changed")])
+    for fleet in ("demo", "green"):
+        observe("month", fleet, "2023-05", [])
+    assert [entry.ended for entry in told() if entry.incident.finding.kind == "columns_changed"] == ["2023-05", "2023-05"]
 
 
 # --- rules in a file -------------------------------------------------------------------------------------------------

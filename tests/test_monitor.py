@@ -111,6 +111,9 @@ def test_mistakes_are_one_line_before_the_work(here, run):
     for words, code in ((("2023-13",), 11), (("2023-02", "--rules", "nowhere.toml"), 13), ((), 13), (("2023-02", "--bundle", "nowhere"), 26)):
         wrong = run("monitor", *words, "--fleet", "demo")
         assert (wrong.returncode, len(wrong.stderr.splitlines())) == (code, 1), wrong.stderr
+    for words, code, says in (((), 13, "demo taxis: say --fleet demo"), (("--fleet", "demo", "--metered"), 13, "say --fleet demo without --metered"), (("--fleet", "dmo"), 10, "did you mean demo?")):
+        wrong = run("monitor", "--live", "--bundle", kept_model("demo"), *words)
+        assert (wrong.returncode, len(wrong.stderr.splitlines())) == (code, 1) and says in wrong.stderr, wrong.stderr
     wrong = run("monitor", "2023-02", "--fleet", "demo", env={**os.environ, WEBHOOK: "hooks.example.org/secret"})
     assert wrong.returncode == 13 and WEBHOOK in wrong.stderr and "secret" not in wrong.stderr.replace("may be secret", "")
 

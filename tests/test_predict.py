@@ -31,9 +31,13 @@ def ask(run, home):
     return lambda *words: run(*words, env={**os.environ, "RIDE_DURATION_HOME": str(home)})
 
 
-def bundle(home: Path, regime: str):
+def folder(home: Path, regime: str) -> Path:
     shelf = home / "bundles" / "demo" / regime
-    return load_bundle(shelf / (shelf / "newest").read_text().strip())
+    return shelf / (shelf / "newest").read_text().strip()
+
+
+def bundle(home: Path, regime: str):
+    return load_bundle(folder(home, regime))
 
 
 @pytest.mark.parametrize("miles", [None, 3.5])
@@ -83,6 +87,12 @@ def test_a_month_that_is_not_there_leaves_the_old_file(ask, tmp_path):
     (tmp_path / "scored.parquet").write_text("good")
     done = ask("score", "2023-13", "--out", "scored.parquet", *QUICK)
     assert done.returncode == 11 and (tmp_path / "scored.parquet").read_text() == "good"
+
+
+@pytest.mark.parametrize("words", [(), (*QUICK, "--metered")])
+def test_a_model_of_other_taxis_or_of_the_other_kind_scores_no_month(ask, home, words):
+    done = ask("score", "2023-02", "--out", "scored.parquet", "--bundle", folder(home, "booking"), *words)
+    assert (done.returncode, done.stderr.count("\n")) == (13, 1) and "is a booking model of demo taxis: say --fleet demo" in done.stderr, done.stderr
 
 
 def test_settings_searched_on_the_month_to_be_judged_on_are_refused(run, tmp_path):

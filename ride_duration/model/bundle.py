@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'Lesson', 'keep_lesson', 'examples', 'save_bundle', 'bundle_files', 'write_bundle',
-           'load_bundle']
+           'load_bundle', 'load_bundle_for']
 
 # %% ../../nbs/model/17_bundle.ipynb #22150783
 import hashlib
@@ -228,3 +228,17 @@ def load_bundle(
         raise
     except Exception as error:  # whatever a stranger's data can make a library raise
         raise BrokenBundle(f"{folder} is not a sound bundle ({type(error).__name__}: {_printable(error, 150)}): copy the whole folder again, or train anew") from error
+
+
+def load_bundle_for(
+    fleet: str,
+    metered: bool,  # knows the length of the way
+    folder: Path,
+) -> RideModel:
+    "The same; raises `BadParameter` where it is a model of other taxis or of the other kind: what it says would be taken for theirs."
+    model = load_bundle(folder)
+    theirs, regime = model.manifest.get("fleet"), METERED if metered else BOOKING
+    if (theirs, model.regime) != (fleet, regime):
+        kind = " --metered" if model.regime == METERED else " without --metered" if metered else ""
+        raise BadParameter(f"{folder} is a {model.regime} model of {_printable(theirs, 50)} taxis: say --fleet {_printable(theirs, 50)}{kind}")
+    return model

@@ -233,9 +233,9 @@ def told(
     asked = "SELECT * FROM event WHERE what IN ('reported', 'ended') AND (:fleet IS NULL OR fleet = :fleet) ORDER BY id"
     rows = remembering(lambda memory: memory.execute(asked, {"fleet": fleet}).fetchall())
     found: list[Told] = []
-    current: dict[tuple[str, str], int] = {}  # scope, key -> place in `found`
+    current: dict[tuple[str, str, str], int] = {}  # fleet, scope, key -> place in `found`
     for row in rows:
-        name = row["scope"], row["key"]
+        name = row["fleet"], row["scope"], row["key"]
         if row["what"] == "ended":
             place = current.pop(name)
             found[place] = found[place]._replace(ended=row["window"], ended_at=row["at"])

@@ -17,7 +17,7 @@ from ..data.month import Month, parse_fleet, parse_month
 from ..data.source import fetch_month
 from ..errors import BadParameter, BrokenContract, UnreadableFile, WrongFleet
 from ..files import sha256
-from ..model.bundle import MANIFEST, load_bundle
+from ..model.bundle import MANIFEST, load_bundle_for
 from ..model.ladder import BOOKING, METERED
 from .findings import Finding
 from .index import read_monitors, write_index
@@ -44,10 +44,7 @@ def _champion(fleet: str, metered: bool, bundle: Path | None) -> tuple[str, Path
 
 def _check(bundle: Path, fleet: str, metered: bool) -> None:
     "Raise where the bundle is none, is damaged, or knows another fleet's taxis: one line before the work, and not a failed cell after it."
-    model = load_bundle(bundle)
-    if (model.manifest.get("fleet"), model.regime) != (fleet, METERED if metered else BOOKING):
-        raise BadParameter(f"{bundle} is a {model.regime} model of {model.manifest.get('fleet')} taxis: say --fleet {model.manifest.get('fleet')}{' --metered' if model.regime == METERED else ''}")
-    if not model.promise.rides:
+    if not load_bundle_for(fleet, metered, bundle).promise.rides:
         raise BadParameter(f"{bundle} was never judged on a month, so it has promised nothing that a month could be held against: train it again, with ride-duration train or report")
 
 
