@@ -148,7 +148,7 @@ def _live(fleet: str, metered: bool, bundle: Path | None, log: str | None, windo
     with open_log(log, create=False) as opened:
         status = live_status(opened, model, windows=windows, length=length, limits=limits)
     asked = status.windows if deliver else ()  # completions may have come late: earlier windows are judged again
-    tellings = [tell(f"live {model.regime} {window}", fleet, judged.name, status.findings[judged.name], status.verdict, rules) for judged in asked]
+    tellings = [tell(f"live {model.regime} {window}", fleet, judged.name, status.findings[judged.name], status.verdict, rules, status.unknown[judged.name]) for judged in asked]
     if as_json:
         print(json.dumps(status.to_dict() | _told(tellings), indent=1))
     else:

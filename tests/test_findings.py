@@ -104,6 +104,18 @@ def test_a_month_that_could_not_be_read_ends_nothing():
     assert told == [([one("act").kind], []), (["unreadable_month"], []), ([], ["unreadable_month"]), ([], [one("act").kind])]
 
 
+def test_a_window_with_too_few_rides_ends_nothing_they_would_have_shown():
+    for day in (2, 3, 4):
+        observe("live", "demo", f"2023-02-0{day}", [one("act"), one("act", "no_traffic", "requests")], rules=LIVE)
+    for day in (5, 6, 7):
+        quiet = observe("live", "demo", f"2023-02-0{day}", [], rules=LIVE, unknown=["bias"])
+    assert [incident.finding.kind for incident in quiet.incidents] == ["bias"] and [over.finding.kind for over in quiet.news.ended] == ["no_traffic"]
+    assert observe("live", "demo", "2023-02-07", [], rules=LIVE, unknown=["bias"]).news is None
+    for day in (7, 8, 9):  # the seventh once more: rides were told late
+        busy = observe("live", "demo", f"2023-02-0{day}", [], rules=LIVE)
+    assert [over.finding.kind for over in busy.news.ended] == ["bias"]
+
+
 def test_scopes_and_fleets_do_not_mix():
     observe("month", "demo", "2023-02", [one("watch")])
     assert observe("live", "demo", "2023-02-28T10", [one("watch")]).news is None

@@ -25,6 +25,7 @@ from ride_duration.model.bundle import load_bundle
 from ride_duration.ops.answers import Answered, Completion
 from ride_duration.ops.channels import WEBHOOK
 from ride_duration.ops.delivery import tell
+from ride_duration.ops.findings import Finding
 from ride_duration.ops.kept import kept_model
 from ride_duration.ops.limits import LIMITS
 from ride_duration.ops.live import live_status
@@ -203,6 +204,39 @@ def test_hours_are_told_once_when_three_of_five_have_it_and_once_when_it_is_over
         told = [hour for hour, kind, word in heard if (kind, word) == ("error_growth", "reported")], [hour for hour, kind, word in heard if (kind, word) == ("error_growth", "ended")]
     assert len(told[0]) == len(told[1]) == 1 and -4 <= told[0][0] <= -2 < told[1][0] <= 3, heard
     assert "error_growth" in json.dumps(chat.heard[0]) and len(chat.heard) == len({hour for hour, *_ in heard})
+
+
+def test_hours_in_which_nobody_asks_end_nothing(here):
+    model, heard = load_bundle(kept_model("demo")), {}
+    with open_log() as log:
+        drive(log, NOW, 24, 150, slower=1.4, name="slow")
+        drive(log, NOW + timedelta(hours=36), 6, 150, name="again")
+        for hour in range(-2, 37):
+            status = live_status(log, model, NOW + timedelta(hours=hour))
+            last = status.windows[-1].name
+            news = tell("live booking 1h", "demo", last, status.findings[last], status.verdict, LIVE, status.unknown[last]).observed.news
+            heard |= {(one.finding.kind, word): hour for word in ("reported", "ended") for one in getattr(news, word, ())}
+    assert heard["no_traffic", "reported"] == 3 and 30 < heard["no_traffic", "ended"] <= 36, heard
+    assert heard["error_growth", "reported"] == 0 and 30 < heard["error_growth", "ended"] <= 36, heard
+
+
+def test_hours_are_held_against_the_same_hours_of_the_day_before(here):
+    with open_log() as log:
+        for day in (26, 27):
+            drive(log, datetime(2026, 11, day, 3, tzinfo=UTC), 3, 200, name=f"day {day}")
+        status = live_status(log, load_bundle(kept_model("demo")), datetime(2026, 11, 27, 12, tzinfo=UTC), 1, timedelta(hours=7))
+    assert status.windows[0].name.endswith("T04:00") and not any(status.findings.values()), status.verdict
+
+
+def test_a_service_that_nobody_asks_any_more_has_mended_nothing(here, run):
+    alarm = Finding("error_growth", "demo", "error", "act", "retrain", "rides are missed by 9 minutes", "2023-03-01", 5.0, "minutes")
+    for hours in (9, 8, 7):
+        tell("live booking 1h", "demo", f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%dT%H:00}", [alarm], "", LIVE)
+    with open_log():
+        pass
+    down = run("monitor", "--live", "--fleet", "demo")
+    assert down.returncode == 50 and "--explain error_growth" in down.stderr, down
+    assert json.loads(run("findings", "--json").stdout)["findings"][0]["open"]
 
 
 def test_the_command_reads_the_log_and_ends_with_50_where_somebody_should_act(here, run):

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -173,9 +173,10 @@ def tell(
     findings: Iterable[Finding],  # all that was found in it
     says: str = "",  # the verdict in one sentence
     rules: Rules = MONTHLY,
+    unknown: Collection[str] = (),  # kinds of findings of which the window says nothing
 ) -> Telling:
     "Remember what a window has, and tell whoever should know."
-    observed = observe(scope, fleet, window, findings, says, rules, channels.channels())
+    observed = observe(scope, fleet, window, findings, says, rules, channels.channels(), unknown)
     if observed.news:
         log_news(observed.news)
     return Telling(observed, deliver())

@@ -129,9 +129,10 @@ def live_windows(
     now: datetime | None = None,   # with a time zone
     windows: int = 5,
     length: timedelta = timedelta(hours=1),
+    earlier: timedelta = timedelta(),  # the same windows, so much earlier
 ) -> list[LiveWindow]:             # oldest first; the last one is the last that is over
     "The last windows of the log."
-    edges = _edges(now or datetime.now(UTC), windows, length)
+    edges = [edge - earlier for edge in _edges(now or datetime.now(UTC), windows, length)]
     found: list[dict[Arm, Tally]] = [{} for _ in range(windows)]
     asked = {"fleet": fleet, "regime": regime}
     for frame in log.read(edges[0], edges[-1], columns=("answered_at", "variant", "version", "flags", "latency_ms"), **asked):
