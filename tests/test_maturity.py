@@ -118,6 +118,19 @@ def test_a_wheel_says_what_it_cannot_show(tmp_path: Path, monkeypatch: pytest.Mo
     assert "left out: releases, which only a checkout can show" in str(found)
 
 
+def test_evidence_kept_in_the_checkout_is_not_copied_into_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def far_enough(*_: object) -> None:
+        raise stage.LeftOut("far enough")
+
+    (tmp_path / "settings.ini").touch()
+    monkeypatch.setattr(checkout_proofs, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(checkout_proofs, "_pip", far_enough)
+    on = Stage(tmp_path / "evidence")
+    on.home.mkdir(parents=True)
+    found = try_out(on, Point(1, "releases", checkout_proofs.releases))
+    assert found.says == "far enough" and os.listdir(on.folder / "release" / "source") == ["settings.ini"], found
+
+
 def test_the_stage_sees_nothing_of_its_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("RIDE_DURATION_LOG", "RIDE_DURATION_WEBHOOK", "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(name, "somewhere")

@@ -79,6 +79,15 @@ _LEFT = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "repo
 _TRAIN = ("train", "--train", "2023-01", "--val", "2023-02", "--fleet", "demo", "--models", "seed", "--no-track")
 
 
+def _copy(repository: Path, stage: Path, to: Path) -> None:
+    "The tree without the stage, which may stand in it: a copy in it would have no end."
+
+    def left(folder: str, names: list[str]) -> set[str]:
+        return {*_LEFT(folder, names), *(name for name in names if (Path(folder) / name).resolve() == stage.resolve())}
+
+    shutil.copytree(repository, to, ignore=left)
+
+
 def _pip(witness: Witness, *words: str) -> None:
     done = witness.process(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
     witness.require(done.code == 0, f"pip {words[0]} fails: {done.last}")
@@ -87,7 +96,7 @@ def _pip(witness: Witness, *words: str) -> None:
 def releases(witness: Witness) -> str:
     "Build a wheel, and use it."
     repository, work = _repository("what a release is made of"), witness.stage.folder / "release"
-    shutil.copytree(repository, work / "source", ignore=_LEFT)
+    _copy(repository, witness.stage.folder, work / "source")
     _pip(witness, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(work), str(work / "source"))
     [wheel] = work.glob("*.whl")
     _pip(witness, "install", "--no-deps", "--no-index", "--target", str(work / "installed"), str(wheel))
