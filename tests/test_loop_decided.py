@@ -1,6 +1,10 @@
 """What people and rides have decided, the loop does not decide again: an experiment stopped by hand, a promotion by hand, a predecessor that cannot be asked."""
 
+import json
 import shutil
+import socket
+import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +22,14 @@ from ride_duration.errors import AttentionNeeded, MonthNotPublished
 from ride_duration.model.bundle import keep_lesson, save_bundle
 from ride_duration.model.intervals import RangedBoosted
 from ride_duration.model.promise import judge_trips
-from ride_duration.ops import history, watch
+from ride_duration.ops import cycle, history, journal, watch
+from ride_duration.ops.findings_file import findings_file
 from ride_duration.ops.incidents import told
 from ride_duration.ops.index import read_monitors
 from ride_duration.ops.loop import Loop
 from ride_duration.ops.prediction_log import open_log
 from ride_duration.serve import experiment
-from ride_duration.serve.trial import RideTrial
+from ride_duration.serve.trial import RideTrial, wait_until_it_answers
 
 NAME = "ride-duration-demo"
 TRIAL = RideTrial("demo", "booking", None)
@@ -97,6 +102,47 @@ def test_a_scheduler_hears_of_a_damaged_predecessor_after_the_month_was_looked_f
     done = CliRunner().invoke(app, ["cycle", "--source", str(tmp_path / "mirror"), "--reports", str(tmp_path / "reports")])
     assert "2023-04" in done.stdout
     assert "is not a sound bundle" in str(done.exception)
+
+
+@pytest.fixture
+def promoting(monkeypatch: pytest.MonkeyPatch) -> None:
+    "Every cycle has trained a version 1 that is promoted."
+
+    def turn(loop: Loop, begun: journal.Cycle) -> str:
+        journal.step(begun, "train", lambda: {"key": "a training"})
+        return cycle._deploy(loop, begun, 1)
+
+    monkeypatch.setattr(cycle, "require_published", lambda *_: None)
+    monkeypatch.setattr(cycle, "_turn", turn)
+    monkeypatch.setattr(cycle, "_promote", lambda loop, version: {"champion": version})
+
+
+def said() -> list[str]:
+    "What was to be told to somebody."
+    with sqlite3.connect(findings_file()) as memory:
+        found = [json.loads(body)["says"] for (body,) in memory.execute("SELECT body FROM message ORDER BY number")]
+    memory.close()
+    return found
+
+
+def test_two_loops_of_a_fleet_both_tell_whose_model_answers(home: Path, promoting: None):
+    for metered in (False, True):
+        cycle.run_cycle(Loop("demo", metered), Month(2023, 2))
+    assert said() == [f"{name}: version 1 answers from now on" for name in (NAME, f"{NAME}-metered")]
+
+
+def test_a_service_that_was_late_is_not_said_to_answer(home: Path, promoting: None):
+    def answer() -> None:
+        with stranger.accept()[0] as asked:
+            asked.recv(4096)
+            asked.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as stranger:  # no service of ours, and no HTTP
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{stranger.getsockname()[1]}"
+        done = cycle.run_cycle(Loop("demo", swapped=lambda version: wait_until_it_answers(url, "booking", version, patience=0.1)), Month(2023, 2))
+    assert done.outcome.startswith(f"version 1 is champion; {url} did not answer with version 1 within 0.1 seconds, but with nothing we understand (SSH-2.0"), done.outcome
+    assert said() == [f"{NAME}: {done.outcome}"]
 
 
 def watched_bundle(folder: Path, regime: str) -> Path:

@@ -158,9 +158,8 @@ def _deploy(loop: Loop, cycle: Cycle, version: int) -> str | None:  # what came 
         return f"version {version} has passed the gate and was not promoted: {done['held']}; then ride-duration promote {version} --fleet {loop.fleet}{' --metered' if loop.metered else ''}"
     if "refused" in done:
         return f"version {version} was not promoted: {done['refused']}"
-    if loop.swapped:
-        journal.step(cycle, "swap", lambda: loop.swapped(version))
-    return f"version {version} answers from now on"
+    swap = journal.step(cycle, "swap", lambda: loop.swapped(version)) if loop.swapped else {}
+    return f"version {version} is champion; {swap['late']}" if "late" in swap else f"version {version} answers from now on"
 
 # %% ../../nbs/ops/35_cycle.ipynb #b37f80c5
 def _turn(loop: Loop, cycle: Cycle) -> str | None:  # what came of it; None where it goes on later
@@ -214,5 +213,5 @@ def run_cycle(
         if outcome is None:
             return journal.unfinished(loop.name)
         if "train" in journal.unfinished(loop.name).steps:
-            announce(loop.fleet, cycle.month, outcome)
+            announce(loop.fleet, cycle.month, f"{loop.name}: {outcome}")
         return journal.finish(cycle, outcome)

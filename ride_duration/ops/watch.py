@@ -150,7 +150,7 @@ def check_champion(
     if undone is None:
         return None
     says = f"version {undone.previous} was rolled back, version {undone.version} answers again: {undone.why}"
-    announce(loop.fleet, undone.at[:16], says)
+    announce(loop.fleet, undone.at[:16], f"{loop.name}: {says}")
     return says
 
 # %% ../../nbs/ops/36_watch.ipynb #99450c50
@@ -170,7 +170,7 @@ def _look(loop: Loop, state: State) -> str:  # what came of it
 def _told_of_failures(loop: Loop, state: State) -> None:  # the third in a row is told, and no other
     if state.failures == 3:
         begun = journal.unfinished(loop.name)
-        announce(loop.fleet, begun.month if begun else datetime.now(UTC).strftime("%Y-%m-%d"), f"the loop has failed three times in a row and goes on trying: {state.error}")
+        announce(loop.fleet, begun.month if begun else datetime.now(UTC).strftime("%Y-%m-%d"), f"{loop.name}: the loop has failed three times in a row and goes on trying: {state.error}")
 
 # %% ../../nbs/ops/36_watch.ipynb #e1a96b09
 def _undo(loop: Loop, state: State, log: str | None, rules: UndoRules) -> RideDurationError | None:  # what was in the way

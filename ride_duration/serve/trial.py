@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from http.client import HTTPException
 from urllib.request import Request, urlopen
 
 from ..errors import LogUnavailable
@@ -93,7 +94,7 @@ def wait_until_it_answers(
             said = _answering(url, regime, key)
             if said == str(version):
                 return {"seconds": round(time.monotonic() - began, 2)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # not there, or not a service of ours
+        except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:  # not there, or not a service of ours
             said = f"nothing we understand ({error})"
         time.sleep(0.25)
     return {"late": f"{url} did not answer with version {version} within {patience:g} seconds, but with {said}"}
