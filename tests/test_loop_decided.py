@@ -8,7 +8,9 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from faulty_mirror import relabelled
 from served import make_bundles
 from typer.testing import CliRunner
 
@@ -102,6 +104,16 @@ def test_a_scheduler_hears_of_a_damaged_predecessor_after_the_month_was_looked_f
     done = CliRunner().invoke(app, ["cycle", "--source", str(tmp_path / "mirror"), "--reports", str(tmp_path / "reports")])
     assert "2023-04" in done.stdout
     assert "is not a sound bundle" in str(done.exception)
+
+
+def test_a_month_that_was_to_be_repaired_is_fetched_once_more(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cycle, "_monitor", lambda *_: {"action": "repair data", "verdict": "Repair data: half of it is missing."})
+    path, table, rows = tmp_path / "mirror" / "trip-data" / "green_tripdata_2023-02.parquet", relabelled(Month(2023, 2), "green"), []
+    path.parent.mkdir(parents=True)
+    for there in (table.slice(0, 1000), table):
+        pq.write_table(there, path)
+        rows.append(cycle.run_cycle(Loop("green", source=str(tmp_path / "mirror")), Month(2023, 2)).steps["fetch"]["rows"])
+    assert rows == [1000, len(table)]
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ class Loop:
     rules: Rules = field(default_factory=Rules)  # of the gate
     parameters: Mapping[str, object] = field(default_factory=dict)  # further ones of the training notebook
     seconds: float | None = None     # a notebook may take
-    fetch: Callable = fetch_month    # how a month gets into the cache: fleet, month, source
+    fetch: Callable = fetch_month    # how a month gets into the cache: fleet, month, source; with force, once more
     trial: Trial | None = None
     swapped: Callable[[int], Mapping[str, object]] | None = None  # waits until the service answers with that version
 
@@ -85,6 +85,10 @@ def is_over(
     return (month.year, month.month) < (now.year, now.month)
 
 
+def _last_actions(loop: Loop) -> dict[str, str | None]:  # month -> what its last cycle asked for
+    return {done.month: done.steps.get("monitor", {}).get("action") for done in journal.cycles(loop.name)}
+
+
 def require_published(
     loop: Loop,
     month: Month,
@@ -93,8 +97,9 @@ def require_published(
     "Raise `MonthNotPublished` where there is nothing to begin with: a month whose file is refused is there, and a cycle has to tell."
     if not is_named and not is_over(month):
         raise MonthNotPublished(f"{month} is not over yet: nothing to do")
+    anew = {"force": True} if _last_actions(loop).get(str(month)) == "repair data" else {}  # the cache trusts the file that was found wanting
     with suppress(*REFUSED):
-        loop.fetch(loop.fleet, month, loop.source)
+        loop.fetch(loop.fleet, month, loop.source, **anew)
 
 # %% ../../nbs/ops/34_loop.ipynb #6cda353a
 def last_learnt(loop: Loop) -> Month | None:
@@ -114,7 +119,7 @@ def last_tried(loop: Loop, month: Month) -> Month | None:
 
 def _is_fit(loop: Loop) -> Callable[[Month], bool]:
     "Which months may be learnt from: those that are there, and of which the last cycle did not say that they are to be repaired."
-    told = {done.month: done.steps.get("monitor", {}).get("action") for done in journal.cycles(loop.name)}
+    told = _last_actions(loop)
 
     def is_fit(month: Month) -> bool:
         try:

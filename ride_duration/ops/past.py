@@ -63,10 +63,10 @@ def at_the_time(
     now: Month,    # that comes in
 ) -> Loop:
     "The loop, when this month came in."
-    def fetch(fleet: str, month: Month, source: str | Path | None = None) -> object:
+    def fetch(fleet: str, month: Month, source: str | Path | None = None, **more: bool) -> object:
         if not first <= month <= now:
             raise MonthNotPublished(f"{month} is not there when {now} comes in: the play begins with {first}")
-        return loop.fetch(fleet, month, source)
+        return loop.fetch(fleet, month, source, **more)
 
     return replace(loop, fetch=fetch)
 
