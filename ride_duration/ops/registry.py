@@ -11,13 +11,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.month import parse_month
 from ..data.source import home_folder
 from ..data.zones import zone_names
-from ..errors import NoModel, Refused, RideDurationError, TrackingUnreachable
+from ..errors import MissingExtra, NoModel, Refused, RideDurationError, TrackingUnreachable
 from ..files import sha256
 from ..model.ladder import BOOKING, METERED
 from . import history, outbox, tracking
@@ -193,7 +194,8 @@ def rollback(
     "Let the champion before answer again."
     def move(event: history.Event) -> None:
         version_bundle(fleet, regime, event.version)
-        tracking.set_alias(fleet, regime, CHAMPION, event.version)
+        with suppress(MissingExtra):  # where models only answer; the next `sync` elsewhere moves the alias
+            tracking.set_alias(fleet, regime, CHAMPION, event.version)
 
     return history.rollback(registered_name(fleet, regime), why, by, expected, then=move)
 
