@@ -29,9 +29,9 @@ def _when(text: str | None) -> object:  # naive local New York time, as trips ha
     city = ZoneInfo("America/New_York")
     try:
         at = datetime.fromisoformat(text) if text else datetime.now(city)
-    except ValueError:
+        return at.astimezone(city).replace(tzinfo=None) if at.tzinfo else at
+    except (ValueError, OverflowError):  # the latter where the calendar ends
         raise BadParameter(f"{text!r} is not a time: write it as '2023-03-01 08:30', in New York's time") from None
-    return at.astimezone(city).replace(tzinfo=None) if at.tzinfo else at
 
 
 def _model(bundle: Path | None, fleet: str, metered: bool):  # the model that answers

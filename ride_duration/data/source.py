@@ -42,7 +42,10 @@ def source_address(
     asked = str(source or os.environ.get("RIDE_DURATION_SOURCE") or TLC)
     if "://" not in asked and "::" in asked:  # fsspec takes it for one address inside another
         raise BadParameter(f"the source {asked} has :: in its name, which means something else in an address: rename the folder")
-    return asked.rstrip("/") if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
+    try:
+        return asked.rstrip("/") if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
+    except RuntimeError:
+        raise BadParameter(f"the source {asked} is in nobody's home folder here: write the path out") from None
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
 def _demo_trips() -> int:  # in a month of the demo city
