@@ -165,7 +165,7 @@ def by_weight(
     findings: Iterable[Finding],
 ) -> list[Finding]:  # the weightiest first
     "What a person should read first."
-    return sorted(findings, key=lambda one: (-SEVERITIES.index(one.severity), "minute" not in one.unit, -abs(one.size), one.key))
+    return sorted(findings, key=lambda one: (-SEVERITIES.index(one.severity), -ACTIONS[one.severity].index(one.action), "minute" not in one.unit, -abs(one.size), one.key))
 
 
 def worst(
