@@ -67,7 +67,7 @@ def _undone(loop: object, log: str | None) -> RideDurationError | None:  # what 
         return error
     return None
 
-
+# %% ../nbs/46_cli_cycle.ipynb #7c30e1b3
 @app.command()
 def cycle(
     month: Annotated[str | None, typer.Option("--month", help="The month to see to.", show_default="the one after the last that was seen to")] = None,

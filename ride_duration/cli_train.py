@@ -144,7 +144,7 @@ def _who_answers(fleet: str, regime: str) -> str:  # where it is not what was ju
     champion = history.champion(registered_name(fleet, regime))
     return f"; version {champion.version} is champion and goes on answering, until another is promoted" if champion else ""
 
-
+# %% ../nbs/48_cli_train.ipynb #7c30e1c0
 @app.command()
 def train(
     train: Annotated[str, typer.Option("--train", help="Months to learn from: 2023-01, 2023-01..2023-03 or 2023-01,2023-03.")],

@@ -176,7 +176,7 @@ def _load(
     pa.default_memory_pool().release_unused()  # what decoding held is as much as the trips themselves
     return loaded
 
-
+# %% ../../nbs/ops/21_training.ipynb #7c30e1b1
 def train(
     train: str | Month | Iterable[str | Month],  # months to learn from: `2023-01`, `2023-01..2023-03`, or a list
     val: str | Month,                            # the month to be judged on, after all of them
@@ -202,7 +202,7 @@ def train(
     del learn  # a year of trips is large, and no longer needed
     return judged_candidate(fleet, models, scores, learnt_from, judge, lesson)
 
-
+# %% ../../nbs/ops/21_training.ipynb #7c30e1b2
 def judged_candidate(
     fleet: str,
     models: Mapping[str, object],   # fitted, by their rungs
@@ -220,7 +220,7 @@ def judged_candidate(
             judged[name] = values
     return Candidate(fleet, learnt_from, judge.origin, models, scores, judged, lesson)
 
-
+# %% ../../nbs/ops/21_training.ipynb #7c30e1b0
 def _lesson(rungs: list[Rung], learnt: Trips, fleet: str, all_pickups: bool) -> object | None:  # where a model could be kept
     if not any(rung.needs_zones for rung in rungs):
         return None
