@@ -29,8 +29,9 @@ from .cli_replay import app as replay_app
 from .cli_report import app as report_app
 from .cli_serve import app as serve_app
 from .cli_train import app as train_app
-from .errors import DiskFull, RideDurationError, RunInterrupted
+from .errors import CannotWrite, DiskFull, RideDurationError, RunInterrupted
 from .extras import missing_extra
+from .ops.interrupts import stopping_signals
 
 # %% ../nbs/50_cli.ipynb #741b86a3
 app = typer.Typer(
@@ -89,6 +90,13 @@ def _leave_quietly(stream: TextIO, code: int) -> int:  # what it still holds has
     return code
 
 # %% ../nbs/50_cli.ipynb #32aed356
+def _stands_somewhere() -> bool:  # or the folder it was begun in was removed
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
+
 def _what_to_say(error: BaseException) -> tuple[str, int] | None:  # the line and the exit code, or None for a fault of ours
     if isinstance(error, (typer.Abort, KeyboardInterrupt)):
         return "stopped before it was done; nothing was replaced", RunInterrupted.exit_code
@@ -96,6 +104,8 @@ def _what_to_say(error: BaseException) -> tuple[str, int] | None:  # the line an
         error = missing_extra(error) or error
     if isinstance(error, RideDurationError):
         return str(error), error.exit_code
+    if isinstance(error, FileNotFoundError) and not _stands_somewhere():
+        return "the folder you are in is gone: change into one that is there", CannotWrite.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no space left where the output goes", DiskFull.exit_code
     return None
@@ -116,7 +126,8 @@ def main() -> None:
     "What `ride-duration` and `python -m ride_duration` run."
     with _short_lived():
         _speak_anywhere()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is Ctrl-C
+        for number in stopping_signals():  # a polite kill is Ctrl-C, and so is a terminal that was closed
+            signal.signal(number, signal.default_int_handler)
         sys.exit(_run())
 
 

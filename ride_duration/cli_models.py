@@ -73,7 +73,7 @@ def models(fleet: Fleet = "green", metered: Metered = False, as_json: Json = Fal
     elif rows:
         _show_versions(rows, name)
     else:
-        print(f"{name} has no version yet: ride-duration report MONTH --fleet {fleet} makes the first")
+        print(f"{name} has no version yet: ride-duration report MONTH --fleet {fleet} makes the first, with --force where that report is there already")
 
 # %% ../nbs/41_cli_models.ipynb #19126fec
 @app.command()

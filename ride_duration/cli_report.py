@@ -17,7 +17,7 @@ import typer
 
 from .cli_train import _say_what_waits, _show_scores, _sync
 from .errors import BadParameter
-from .terminal import AllPickups, Fleet, Json, Months, Source, Track, console, fetching, named
+from .terminal import AllPickups, Fleet, Months, Source, Track, console, fetching, named
 
 # %% ../nbs/49_cli_report.ipynb #bd6377cc
 app = typer.Typer()
@@ -115,7 +115,7 @@ def report(
     timeout: Annotated[float | None, typer.Option(help="Seconds a notebook may take.", min=0.1, show_default="no limit")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory a notebook may hold, as 800M or 6G.", show_default="no limit")] = None,
     track: Track = True,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines; a list of them for several months.")] = False,
 ) -> None:
     """Train on the months before each MONTH, judge on it, and write its page.
 
@@ -149,7 +149,8 @@ def report(
 def _show_reports(found: list, as_json: bool) -> None:  # of `report_worker.Done`; raises the first error
     finished = [{"page": done.page, **done.data} for done in found if done.data]
     if as_json:
-        print(json.dumps(finished[0] if len(found) == 1 and finished else finished, indent=1))
+        for said in finished if len(found) == 1 else [finished]:
+            print(json.dumps(said, indent=1))
     elif len(found) == 1 and finished:
         _show_scores(finished[0])
         print(f"{finished[0]['page']}" + ("" if found[0].is_new else " (finished before, and nothing that goes in has changed: --force makes it again)"))

@@ -88,22 +88,31 @@ def _sync() -> list:
         return [("", error)]
 
 # %% ../nbs/48_cli_train.ipynb #7f435bb7
-def _show_scores(summary: dict) -> None:  # the ladder as a table
+_FIGURES = {"RMSE train": "rmse_train", "RMSE": "rmse_val", "MAE": "mae_val", "median": "median_val", "90 %": "p90_val", "bias": "bias_val"}
+_WIDE = 120  # characters that all columns take
+_FIRST_TO_GO = {"RMSE train", "median", "90 %", "bias"}  # in a narrower terminal
+
+
+def _score_row(name: str, score: dict, seed: dict | None) -> dict[str, str]:  # column -> text
+    gain = f"{1 - score['rmse_val'] / seed['rmse_val']:.1%}" if seed else ""
+    held = f"{score['coverage_val']:.1%}, {score['width_val']:.1f} min" if "coverage_val" in score else ""
+    figures = {column: f"{score[key]:.4f}" for column, key in _FIGURES.items()}
+    return {"model": name, "regime": score["regime"], **figures, "below seed": gain, "80 % range": held}
+
+
+def _show_scores(summary: dict, out: object | None = None) -> None:  # the ladder as a table, on a rich console; a figure is never cut
     from rich.table import Table
 
-    note = " (synthetic)" if summary["synthetic"] else ""
-    table = Table(title=f"{summary['fleet']} {', '.join(summary['train'])} → {summary['val']}{note}, minutes", title_justify="left")
-    for column in ("model", "regime"):
-        table.add_column(column)
-    for column in ("RMSE train", "RMSE", "MAE", "median", "90 %", "bias", "below seed", "80 % range"):
-        table.add_column(column, justify="right")
-    seed = summary["models"].get("seed")
-    for name, score in summary["models"].items():
-        figures = [f"{score[key]:.4f}" for key in ("rmse_train", "rmse_val", "mae_val", "median_val", "p90_val", "bias_val")]
-        gain = f"{1 - score['rmse_val'] / seed['rmse_val']:.1%}" if seed else ""
-        held = f"{score['coverage_val']:.1%}, {score['width_val']:.1f} min" if "coverage_val" in score else ""
-        table.add_row(name, score["regime"], *figures, gain, held)
-    console().print(table)
+    out, note = out or console(), " (synthetic)" if summary["synthetic"] else ""
+    rows = [_score_row(name, score, summary["models"].get("seed")) for name, score in summary["models"].items()]
+    shown = [column for column in rows[0] if out.width >= _WIDE or column not in _FIRST_TO_GO]
+    title = f"{summary['fleet']} {', '.join(summary['train'])} → {summary['val']}{note}, minutes"
+    table = Table(title=title, title_justify="left", caption=None if out.width >= _WIDE else "a wider window, or --json, shows more")
+    for column in shown:
+        table.add_column(column, justify="left" if column in ("model", "regime") else "right", no_wrap=column not in ("below seed", "80 % range"))
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
+    out.print(table)
 
 # %% ../nbs/48_cli_train.ipynb #7f435bb8
 def _settings(parameters: Path | None, val: str) -> dict:  # refused where they were searched on the month to be judged on, or later ones

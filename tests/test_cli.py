@@ -69,10 +69,13 @@ MISTAKES = [
     (("train", "--train", "2023-01..2023-03", "--val", "2023-02", *DEMO), 12, "not before validation month"),
     (("train", "--train", "2023-01", "--val", "2023-02", *DEMO, "--models", "sead"), 13, "choose from mean"),
     (("report", "2023-02", *DEMO, "-p", "modle=seed"), 13, "did you mean model?"),
-    (("report", "2023-02", *DEMO, "-p", "all_pickups=perhaps"), 13, "must be a bool"),
+    (("report", "2023-02", *DEMO, "-p", "all_pickups=perhaps"), 13, "must be of type bool"),
     (("report", "2023-02", *DEMO, "-p", "model"), 13, "NAME=VALUE"),
     (("report", "2023-02", *DEMO, "-p", "model=nobody"), 13, "choose from mean"),
-    (("report", "2023-02", *DEMO, "--window", "300"), 11, "is not a month"),
+    (("report", "2023-02", *DEMO, "--window", "300"), 11, "reaches back to 1998-02"),
+    (("report", "2023-02", *DEMO, "-p", "trees=0"), 13, "from 1 to 20,000, not 0"),
+    (("report", "2023-02", *DEMO, "-p", "trees=99999999"), 13, "from 1 to 20,000, not 99999999"),
+    (("report", "2023-02", *DEMO, "--memory", "1K"), 13, "write it as 800M or 6G"),
     (("report", "2023-02", *DEMO, "--window", "0"), 13, "must be 1 or more"),
     (("fetch", "2023-01", "--source", "no/such/folder"), 21, "does not exist"),
     (("fetch", "2023-01", "--source", "gopher://old"), 21, "could not be read"),
@@ -124,3 +127,10 @@ def test_output_that_fills_its_disk_is_said(tmp_path):
         command = [sys.executable, "-m", "ride_duration", *TRAIN]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (31, 1)
+
+
+def test_begun_in_a_folder_that_is_gone(tmp_path):
+    (tmp_path / "gone").mkdir()
+    script = 'cd "$1" && rmdir "$1" && exec "$2" -m ride_duration report 2023-02 --fleet demo -p models=mean,seed -p model=seed'
+    done = subprocess.run(["sh", "-c", script, "sh", str(tmp_path / "gone"), sys.executable], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert (done.returncode, done.stderr) == (30, "ride-duration: the folder you are in is gone: change into one that is there\n")

@@ -14,6 +14,10 @@ import psutil
 import pytest
 from warm import command, run_forked
 
+from ride_duration.data.month import Month
+from ride_duration.ops import reports
+from ride_duration.ops.decision import Rules
+
 LADDER = "mean,pair_median,seed,course"  # quick to train: what is shown here does not depend on the model
 REPORT = ("report", "2023-02", "--fleet", "demo", "--force", "--no-track", "-p", f"models={LADDER}", "-p", "model=seed")
 
@@ -122,7 +126,7 @@ def wait_until(found: Callable[[], object], seconds: float = 30) -> object:
     return there
 
 
-@pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("polite", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt(good, tmp_path, polite):
     process, kernel = start_and_wait_for_kernel(tmp_path)
     process.send_signal(polite)
@@ -156,6 +160,18 @@ def assert_kept(good: dict[str, bytes], folder: Path) -> None:
     assert json.loads(partial)["cells"]
 
 
+def test_other_rules_are_another_report(home):
+    keys = {reports.plan_report(Month(2023, 2), "demo", rules=rules).key.text for rules in (None, Rules(), Rules(minimum_gain=9.0))}
+    assert len(keys) == 2, "one is judged anew where a rule is another, and only there"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_nothing_is_printed_as_json_where_the_only_month_is_absent(run, tmp_path, jobs):
+    (tmp_path / "trip-data").mkdir()
+    done = run("report", "2023-02", "--source", str(tmp_path), "-j", jobs, "--json")
+    assert (done.returncode, done.stdout) == (20, "")
+
+
 def test_a_window_of_months(run, tmp_path):
     done = run("report", "2023-04", *REPORT[2:], "--window", "3", "--json")
     found = json.loads(done.stdout)
@@ -186,14 +202,23 @@ def test_the_pages_of_both_regimes_stand_side_by_side(home):
     assert [folder(), folder(model="seed"), folder(model="boosted_metered")] == ["reports/demo/2023-02", "reports/demo/2023-02", "reports/demo/2023-02-metered"]
 
 
+ODD = {  # month -> what somebody wrote there
+    "2022-08": '{"fleet": "demo", "synthetic": true, "train": ["2022-07"], "val": "2022-08", "clean_rows": {}, "models": {}, "model": "seed"}',
+    "2022-07": '{"fleet": "demo", "synthetic": true, "train": ["2022-06"], "val": "not", "clean_rows": {"val": 1}, "models": {"seed": {"rmse_val": 1.5}}, "model": "seed"}',
+    "2022-06": '{"fleet": "demo", "synthetic": true, "train": ["2022-05"], "val": "2022-06", "clean_rows": {"val": 1}, "models": {"seed": {"rmse_val": 1.5}, "mean": {}}, "model": "seed"}',
+    "2022-05": "[]",
+}
+
+
 def test_old_and_damaged_reports_do_not_break_the_index(good, run, tmp_path):
     old = json.loads(good["reports/demo/2023-02/report.json"])
     old["models"]["retired"] = old["models"]["seed"]
-    for month, text in {"2022-11": json.dumps(old | {"val": "2022-11"}), "2022-10": "{}", "2022-09": "half of"}.items():
+    for month, text in {"2022-11": json.dumps(old | {"val": "2022-11"}), "2022-10": "{}", "2022-09": "half of", **ODD}.items():
         folder = tmp_path / "reports" / "demo" / month
         folder.mkdir(parents=True)
         (folder / "report.json").write_text(text)
+    (tmp_path / "reports" / "demo" / "2022-01" / "report.json").mkdir(parents=True)
     done = run(*REPORT)
     index = (tmp_path / "reports" / "index.html").read_text()
-    assert done.returncode == 0 and done.stderr.count("damaged and left out") == 2
+    assert done.returncode == 0 and done.stderr.count("damaged and left out") == 3 + len(ODD)
     assert "demo/2022-11/train.html" in index and "demo/2022-10" not in index

@@ -72,7 +72,7 @@ def _train(loop: Loop, month: Month) -> dict:
         learn = loop_months(loop, month)
     except BadParameter as error:  # the first month of all: there will be something to learn from when the next one comes in
         return {"refused": str(error)}
-    key = plan_report(month, loop.fleet, learn, loop.source, loop.reports, _parameters(loop), loop.fetch).key.text
+    key = plan_report(month, loop.fleet, learn, loop.source, loop.reports, _parameters(loop), loop.fetch, loop.rules).key.text
     try:
         report = _report(loop, month, learn)
     except NoCleanTrips as error:

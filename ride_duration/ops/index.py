@@ -9,34 +9,31 @@ __all__ = ['read_reports', 'read_monitors', 'read_replays', 'write_index']
 import html
 import json
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ..data.month import format_months, parse_months
+from ..errors import RideDurationError
 from ..files import alone_in, write_file
 from ..model.ladder import LADDER, METERED, Rung
 
 # %% ../../nbs/ops/23_index.ipynb #e7f06a81
-_NEEDED = {"fleet", "synthetic", "train", "val", "clean_rows", "models", "model"}
-
-
 def read_reports(
     reports: Path,
 ) -> Iterator[tuple[Path, dict]]:  # folder of each report, relative, and its data; by fleet, newest first
     "Every finished report; one whose data is damaged is named and left out."
-    yield from _read_all(reports, "report.json", _NEEDED)
+    yield from _read_all(reports, "report.json", _try_report)
 
 
-def _read_all(reports: Path, name: str, needed: Collection[str]) -> Iterator[tuple[Path, dict]]:
+def _read_all(reports: Path, name: str, tried: Callable[[dict], object]) -> Iterator[tuple[Path, dict]]:
     for path in sorted(reports.glob(f"*/*/{name}"), key=lambda path: (path.parts[-3], path.parts[-2]), reverse=True):
         try:
             data = json.loads(path.read_text())
-        except ValueError:
-            data = None
-        if isinstance(data, dict) and data.keys() >= needed:
-            yield path.parent.relative_to(reports), data
-        else:
+            tried(data)
+        except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RideDurationError):  # whatever somebody wrote there
             print(f"{path} is damaged and left out of the index: make it again", file=sys.stderr)
+        else:
+            yield path.parent.relative_to(reports), data
 
 # %% ../../nbs/ops/23_index.ipynb #8c60f7e4
 def _decision(folder: Path) -> dict | None:  # of the gate; None where nobody has decided
@@ -78,6 +75,13 @@ def _row(folder: Path, data: Mapping, before: Mapping | None, decision: Mapping 
     }
 
 
+def _try_report(data: Mapping) -> None:  # raises where a row or a picture cannot be made of it
+    _row(Path(), data, data, None)
+    _before(data, [])
+    if not all(isinstance(score["rmse_val"], float) for score in data["models"].values()):
+        raise ValueError("an error of a model is not a number")
+
+
 def _before(data: Mapping, found: list[tuple[Path, dict]]) -> Mapping | None:  # the same model's report of the month before
     month = parse_months(data["val"])[0] - 1
     same = (other for _, other in found if (other["fleet"], other["model"], other["val"]) == (data["fleet"], data["model"], str(month)))
@@ -115,14 +119,11 @@ def _pictures(found: list[tuple[Path, dict]]) -> str:  # HTML
     return "\n".join(pictures + ([picture(coverage_trend_picture(held), "share of rides in range by month")] if len(held) else []))
 
 # %% ../../nbs/ops/23_index.ipynb #47e02928
-_WATCHED = {"fleet", "synthetic", "month", "verdict", "severity", "figures"}
-
-
 def read_monitors(
     reports: Path,
 ) -> Iterator[tuple[Path, dict]]:  # folder of each page, relative, and its data; by fleet, newest first
     "Every month that was watched; one whose data is damaged is named and left out."
-    yield from _read_all(reports, "monitor.json", _WATCHED)
+    yield from _read_all(reports, "monitor.json", lambda data: _watched_row(Path(), data))
 
 
 def _watched_row(folder: Path, data: Mapping) -> dict[str, str]:  # column -> HTML
@@ -149,7 +150,7 @@ def read_replays(
     reports: Path,
 ) -> Iterator[tuple[Path, dict]]:  # folder of each page, relative, and its data
     "Every replay of past months; one whose data is damaged is named and left out."
-    yield from _read_all(reports, "replay.json", {"fleet", "synthetic", "months", "verdict"})
+    yield from _read_all(reports, "replay.json", lambda data: _replayed([(Path(), data)]))
 
 
 def _replayed(found: list[tuple[Path, dict]]) -> str:  # HTML

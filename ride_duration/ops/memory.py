@@ -95,6 +95,7 @@ def parse_memory(
 ) -> float:     # bytes
     "An amount of memory as people write it."
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if not found or float(found[1]) == 0:
-        raise BadParameter(f"{text!r} is not an amount of memory: write it as 800M or 6G")
-    return float(found[1]) * _UNITS[found[2].upper()]
+    amount = float(found[1]) * _UNITS[found[2].upper()] if found else 0
+    if amount < _UNITS["M"]:
+        raise BadParameter(f"{text!r} is not an amount of memory a notebook can live on: write it as 800M or 6G")
+    return amount

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.source import home_folder, source_address
-from ..files import alone_in, replacing
+from ..files import alone_in, replacing, require_writable
 from .ledger import Running, record_skipped, recorded
 from .notebook_pictures import _make_pictures_small
 from .report_plan import Plan, Report, fingerprints, finished_report
@@ -110,6 +110,7 @@ def make_once(
 ) -> Report:
     "Make a report unless it is there already, and nobody else at the same time."
     with alone_in(plan.folder, patience):
+        require_writable(plan.folder)
         if not force and (report := finished_report(plan)):
             record_skipped(plan.key, "nothing that goes in has changed")
             return report

@@ -14,13 +14,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import ride_duration
-from ..data.month import Month, format_months, parse_fleet, parse_month
+from ..data.month import Month, format_months, parse_fleet
 from ..data.source import fetch_month
-from ..errors import BadParameter
+from ..errors import BadParameter, NotAMonth
 from ..model.ladder import LADDER, METERED, choose_rungs
+from ..model.trees import MOST_TREES
 from .index import write_index
 from .ledger import RunKey, Running, code_version
 from .notebook_pictures import _figures
@@ -37,7 +39,9 @@ def training_months(
         return sorted(set(window))
     if window < 1:
         raise BadParameter(f"--window must be 1 or more, not {window}: it is the number of months to learn from")
-    return [parse_month(str(month - back)) for back in range(window, 0, -1)]
+    if (month - window).year < 2000:
+        raise NotAMonth(f"--window {window} reaches back to {month - window}, before any month there is: learn from fewer")
+    return [month - back for back in range(window, 0, -1)]
 
 # %% ../../nbs/ops/25_reports.ipynb #6d0a2001
 def _check(notebook: Path, ours: Mapping[str, str], given: Mapping[str, object]) -> dict[str, object]:  # typed parameters
@@ -48,7 +52,14 @@ def _check(notebook: Path, ours: Mapping[str, str], given: Mapping[str, object])
     asked = runner.check_parameters(notebook, dict(ours) | dict(given))
     if asked.get("model", "boosted") not in {rung.name for rung in choose_rungs(asked.get("models", "all"))}:
         raise BadParameter(f"the report is about {asked.get('model', 'boosted')}, which is not among the models to train: choose from {', '.join(LADDER)}, and name it in both model and models")
+    if not 1 <= asked.get("trees", 1) <= MOST_TREES:
+        raise BadParameter(f"trees must be a whole number from 1 to {MOST_TREES:,}, not {asked['trees']}")
     return asked
+
+
+def _other_rules(rules: object | None) -> dict[str, object]:  # what goes into a decision beside the defaults
+    changed = {name: value for name, value in asdict(rules).items() if value != getattr(type(rules), name)} if rules else {}
+    return {"rules": changed} if changed else {}
 
 
 def plan_report(
@@ -59,6 +70,7 @@ def plan_report(
     reports: Path = Path("reports"),
     parameters: Mapping[str, object] | None = None,  # further ones of the notebook, see `runner.check_parameters`
     fetch: Callable = fetch_month,                   # how a month gets into the cache: fleet, month, source
+    rules: object | None = None,                     # a `decision.Rules`; the defaults where nothing is said
 ) -> Plan:
     "What would go into a report; its months are brought into the cache."
     from ride_duration.ops import runner
@@ -67,7 +79,7 @@ def plan_report(
     ours = {"train": format_months(months), "val": str(month), "fleet": parse_fleet(fleet)}
     asked = _check(notebook, ours, parameters or {})
     files = [fetch(fleet, needed, source) for needed in (*months, month)]
-    key = RunKey(notebook.stem, asked, {file.path.name: file.sha256 for file in files}, code_version(notebook))
+    key = RunKey(notebook.stem, asked | _other_rules(rules), {file.path.name: file.sha256 for file in files}, code_version(notebook))
     metered = LADDER[asked.get("model", "boosted")].regime == METERED
     return Plan(fleet, notebook, asked, key, month_folder(reports, fleet, month, metered))
 
@@ -158,7 +170,7 @@ def make_report(
     index: bool = True,              # write the index, too
 ) -> Report:
     "Train on the months before `month`, judge on it, and write the report; a report that was there stays unless a better one is done."
-    plan = plan_report(month, fleet, window, source, reports, parameters, fetch)
+    plan = plan_report(month, fleet, window, source, reports, parameters, fetch, rules)
     needed = (*FOR_A_PAGE, "ride_duration.model.trend_figures") if index else FOR_A_PAGE
     report = make_once(plan, lambda running: _run(plan, running, source, limits, rules, track, needed), force, patience)
     if index:

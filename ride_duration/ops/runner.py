@@ -69,9 +69,9 @@ def check_parameters(
         try:
             typed[name] = _read(value, kind) if isinstance(value, str) else value
         except (KeyError, ValueError):
-            raise BadParameter(f"parameter {name} of {notebook.stem} must be a {kind}, not {value!r}") from None
+            raise BadParameter(f"parameter {name} of {notebook.stem} must be of type {kind}, not {value!r}") from None
         if type(typed[name]) is not _TYPES[kind]:
-            raise BadParameter(f"parameter {name} of {notebook.stem} must be a {kind}, not {value!r}")
+            raise BadParameter(f"parameter {name} of {notebook.stem} must be of type {kind}, not {value!r}")
     return typed
 
 # %% ../../nbs/ops/23_runner.ipynb #c3ec2b98
@@ -194,7 +194,7 @@ def run_notebook(
     "Execute a notebook in a kernel of its own; raises what ended it, and keeps what was done beside."
     typed, watch = check_parameters(notebook, parameters), watch or MemoryWatch()
     papermill.log.logger.disabled = True  # it tells of a time-out in words of its own, beside our line
-    remove_file(failed)  # of an earlier run; a folder that cannot be written says so now and not after the work
+    remove_file(failed)  # of an earlier run
     deadline = time.monotonic() + (timeout or float("inf"))
     with tempfile.TemporaryDirectory() as folder, _kernel_class(environment or {}, watch) as kernel, interruptible():
         output = Path(folder) / notebook.name

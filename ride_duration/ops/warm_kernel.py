@@ -47,7 +47,7 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str]) -> None:  
     from ipykernel.kernelapp import IPKernelApp
 
     os.setsid()  # Ctrl-C in a terminal is for whoever asked
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # an interrupt of the kernel is for the kernel
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})  # an interrupt of the kernel is for the kernel
     if not os.path.exists(arguments[1]):  # the run was stopped, and took its connection file along: a kernel without one opens ports of its own
         os._exit(1)
     os.environ.clear()
@@ -65,7 +65,7 @@ def _server() -> multiprocessing.context.BaseContext:  # what starts processes t
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload([*_IMPORTED])
     resource_tracker.ensure_running()  # which lets signals through again where it has to begin
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what begins meanwhile never hears it; we do, afterwards
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # what begins meanwhile never hears it; we do, afterwards
     try:
         forkserver.ensure_running()
     finally:
@@ -91,7 +91,7 @@ def _heard_afterwards() -> Iterator[None]:
         with suppress(ProcessLookupError):
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # it may import for seconds yet, for nobody
 
-    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if is_main and callable(signal.getsignal(number))]
+    ours = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if is_main and callable(signal.getsignal(number))]
     before = {number: signal.signal(number, hear) for number in ours}
     try:
         yield
