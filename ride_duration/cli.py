@@ -126,7 +126,7 @@ def main() -> None:
     "What `ride-duration` and `python -m ride_duration` run."
     with _short_lived():
         _speak_anywhere()
-        for number in stopping_signals():  # a polite kill is Ctrl-C, and so is a terminal that was closed
+        for number in {*stopping_signals()} - {signal.SIGINT}:  # a polite kill is Ctrl-C, and so is a terminal that was closed
             signal.signal(number, signal.default_int_handler)
         sys.exit(_run())
 
