@@ -207,6 +207,17 @@ def test_a_file_the_manifest_does_not_vouch_for_is_fetched_again(
     assert trusted_file(path) == file
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"url": 5}, {"rows": "x"}, {"rows": None}, {"fetched": []}, {"sha256": None}, {"size": "x"}], ids=str
+)
+def test_an_entry_of_a_wrong_kind_vouches_for_nothing(wrong: dict, files: Path) -> None:
+    file = fetch_month("green", JANUARY, files)
+    entry_path(file.path).write_text(json.dumps(json.loads(entry_path(file.path).read_text()) | wrong))
+    assert trusted_file(file.path) is None
+    assert fetch_month("green", JANUARY, files).rows == file.rows
+    assert json.loads(entry_path(file.path).read_text())["url"] == file.url
+
+
 @pytest.mark.parametrize("fault", [cut, truncated, damaged, status(404), status(500)], ids=lambda f: f.__name__)
 def test_a_failing_refetch_leaves_the_good_file(fault: Callable, server: Mirror, home: Path, quick: None) -> None:
     good = fetch_month("green", JANUARY, server.address)

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,13 +96,17 @@ def _write_entry(file: CachedFile) -> None:
     write_file(_entry_path(file.path), json.dumps(entry, indent=1) + "\n")
 
 
+def _is_sound(entry: CachedFile) -> bool:  # is each value of its kind? A month says its rows, too
+    return all(isinstance(getattr(entry, each.name), each.type) for each in fields(entry)) and (entry.rows is not None or entry.path.suffix != ".parquet")
+
+
 def trusted_file(
     path: Path,  # in the cache
 ) -> CachedFile | None:
     "The file's manifest entry, where there is one and the file is still what it says."
     try:
         entry = CachedFile(**json.loads(_entry_path(path).read_text()) | {"path": path})
-        same = path.stat().st_size == entry.size and sha256(path) == entry.sha256
+        same = _is_sound(entry) and path.stat().st_size == entry.size and sha256(path) == entry.sha256
     except (OSError, ValueError, TypeError):
         return None
     return entry if same else None
