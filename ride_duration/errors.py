@@ -92,10 +92,10 @@ class UnreadableFile(RideDurationError):
 
 
 class BrokenContract(RideDurationError):
-    "a file without a promised column, with a wrong type, or without rows"
+    "a file without a promised column, with one twice or of a wrong type, or without rows"
 
     exit_code = 23
-    repair = "Compare the file with another month of the same fleet: a column is missing or of another type. Take the month from TLC's own site."
+    repair = "Compare the file with another month of the same fleet: a column is missing, stands twice or is of another type. Take the month from TLC's own site."
 
 
 class WrongFleet(RideDurationError):

@@ -205,6 +205,29 @@ def test_a_missing_column_is_named(column: str, table: pa.Table, tmp_path: Path)
         read_trips(path, "green")
 
 
+def _with(table: pa.Table, column: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.append_column(column, pa.nulls(table.num_rows, pa.int64())), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("column", RAW)
+def test_a_column_that_stands_twice_is_named_at_once(column: str, table: pa.Table, server: Mirror, quick: None) -> None:
+    server.misbehave(GREEN, serving(_with(table, column)))
+    with pytest.raises(errors.BrokenContract, match=rf"2023-01\.parquet has the column {column} 2 times"):
+        fetch_month("green", JANUARY, server.address)
+    assert server.asked[GREEN] == 1
+
+
+@pytest.mark.parametrize("column", RAW)
+def test_the_exact_spelling_counts(column: str, table: pa.Table, tmp_path: Path) -> None:
+    """An empty column of the same name in another case took its place, and all of its values were missing."""
+    for name, content in (("both", _with(table, column.upper())), ("one", _with(table, "another"))):
+        (tmp_path / name).write_bytes(content)
+    both, one = (read_trips(tmp_path / name, "green", JANUARY)[0] for name in ("both", "one"))
+    pd.testing.assert_frame_equal(both, one)
+
+
 @pytest.mark.parametrize(("column", "kind", "expected"), WRONG, ids=lambda value: str(value)[:30])
 def test_a_wrong_type_is_named(column: str, kind: pa.DataType, expected: str, table: pa.Table, tmp_path: Path) -> None:
     path, place = tmp_path / "month.parquet", table.schema.get_field_index(column)

@@ -82,6 +82,15 @@ def _require_fleet(schema: pa.Schema, fleet: str, file: str) -> None:
         raise WrongFleet(f"{file} does not carry the demo fleet's signature: fetch the month again")
 
 
+def _spelling(names: list[str], raw: str, file: str, expected: str) -> str:  # how a file writes a column: exactly so where it can, else in another case
+    found = [name for name in names if name == raw] or [name for name in names if name.lower() == raw.lower()]
+    if not found:
+        raise BrokenContract(f"{file} has no column {raw} (expected: {expected})")
+    if len(found) > 1:
+        raise BrokenContract(f"{file} has the column {raw} {len(found)} times ({', '.join(found)}), and nothing says which one counts (expected: {expected})")
+    return found[0]
+
+
 def check_schema(
     schema: pa.Schema,  # of the file
     fleet: str,         # whose trips it should hold
@@ -90,15 +99,12 @@ def check_schema(
 ) -> dict[str, str]:    # our name -> the file's own spelling
     "Where a file keeps what is needed; raises `WrongFleet` or `BrokenContract` naming file, column and what was expected."
     _require_fleet(schema, fleet, file)
-    spelling = {name.lower(): name for name in schema.names}
     found = {}
     for name, raw in raw_columns(fleet).items():
         if name not in columns:
             continue
         expected, accepts = _EXPECTED[name]
-        if raw.lower() not in spelling:
-            raise BrokenContract(f"{file} has no column {raw} (expected: {expected})")
-        found[name] = spelling[raw.lower()]
+        found[name] = _spelling(schema.names, raw, file, expected)
         kind = schema.field(found[name]).type
         if not accepts(kind):
             raise BrokenContract(f"{file}, column {found[name]}: expected {expected}, found {kind}")
