@@ -197,6 +197,18 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize("column", ["passenger_count", "trip_distance"])
+def test_an_infinite_number_is_a_missing_one(column: str, table: pa.Table, tmp_path: Path) -> None:
+    """A model that learnt from one answered NaN, and its figures were NaN, with exit code 0."""
+    path, place = tmp_path / "month.parquet", table.schema.get_field_index(column)
+    values = np.tile([1.5, np.inf, -np.inf], table.num_rows // 3 + 1)[: table.num_rows]
+    pq.write_table(table.set_column(place, column, pa.array(values)), path)
+    frame, account = read_trips(path, "green", JANUARY)
+    assert set(frame[column].dropna()) == {1.5}
+    assert frame[column].isna().sum() > account.kept / 2
+    assert str(frame[column].dtype) == COLUMNS[column]
+
+
 @pytest.mark.parametrize("column", RAW)
 def test_a_missing_column_is_named(column: str, table: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "month.parquet"

@@ -70,8 +70,9 @@ def _clean(batch: pa.RecordBatch, columns: Iterable[str], month: Month | None) -
     return kept | {"duration": minutes[keep]}, Account(len(batch), {cause: int(rows.sum()) for cause, rows in wrong.items()})
 
 
-def _number(column: pa.Array, name: str) -> np.ndarray:  # NaN where missing, also where the whole column is
-    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(COLUMNS[name])
+def _number(column: pa.Array, name: str) -> np.ndarray:  # NaN where missing, also where the whole column is; an infinite number says nothing either
+    number = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(COLUMNS[name])
+    return np.where(np.isfinite(number), number, np.nan)
 
 # %% ../../nbs/data/04_trips.ipynb #15f36a4c
 def _batches(path: Path, fleet: str, columns: Iterable[str]) -> tuple[int, Iterator[pa.RecordBatch]]:
