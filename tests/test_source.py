@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -278,3 +279,41 @@ def test_an_unknown_kind_of_address_is_an_unreachable_source(home: Path) -> None
     with pytest.raises(errors.SourceUnreachable, match="carrier-pigeon"):
         fetch_month("green", JANUARY, "carrier-pigeon://roof")
     assert contents(home) == {}
+
+
+def test_a_home_that_no_shell_has_expanded(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd and compose hand `~` on as it stands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
+    monkeypatch.setenv("RIDE_DURATION_HOME", "~/rides")
+    file = fetch_month("green", JANUARY, files)
+    assert file.path.is_relative_to(tmp_path / "somebody" / "rides")
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(("home", "says"), [("~nobody-of-that-name/x", "write the path out"), ("s3://x/y", "an address")])
+def test_a_home_that_is_no_folder_is_one_line(
+    home: str, says: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RIDE_DURATION_HOME", home)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(errors.BadParameter, match=says):
+        fetch_month("green", JANUARY, files)
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_cache_that_goes_away_is_no_absent_month(
+    relative: bool, files: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(url: str, part: Path, progress: object) -> None:
+        shutil.rmtree(home / "cache")
+        download(url, part, progress)
+
+    download = source._download
+    monkeypatch.setattr(source, "_download", gone)
+    monkeypatch.chdir(home.parent)
+    monkeypatch.setenv("RIDE_DURATION_HOME", home.name if relative else str(home))
+    with pytest.raises(errors.CannotWrite, match=r"green_tripdata_2023-01\.parquet: its folder has gone"):
+        fetch_month("green", JANUARY, files)

@@ -23,16 +23,26 @@ from fsspec.callbacks import NoOpCallback
 
 from .month import Month, parse_fleet
 from .schema import decode_month, open_month
-from ..errors import BadParameter, MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
+from ..errors import BadParameter, CannotWrite, MonthNotPublished, RideDurationError, SourceUnreachable, UnreadableFile
 from ..files import replacing, sha256, storage_error, write_file
 
 # %% ../../nbs/data/03_source.ipynb #c0286a7f
 TLC = "https://d37ci6vzurychx.cloudfront.net"
 
 
+def _expanded(folder: str, what: str) -> Path:  # a shell does it for what people type, nobody for what stands in a service's file
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise BadParameter(f"{what} is in nobody's home folder here: write the path out") from None
+
+
 def home_folder() -> Path:  # made when something is written
     "Where the tool keeps its state: `RIDE_DURATION_HOME`, else `.ride-duration` in the current folder."
-    return Path(os.environ.get("RIDE_DURATION_HOME") or ".ride-duration")
+    asked = os.environ.get("RIDE_DURATION_HOME") or ".ride-duration"
+    if "://" in asked:
+        raise BadParameter("RIDE_DURATION_HOME is an address, and the tool keeps its state in a folder: name a folder of this machine")
+    return _expanded(asked, f"the home folder {asked}")
 
 
 def source_address(
@@ -42,10 +52,7 @@ def source_address(
     asked = str(source or os.environ.get("RIDE_DURATION_SOURCE") or TLC)
     if "://" not in asked and "::" in asked:  # fsspec takes it for one address inside another
         raise BadParameter(f"the source {asked} has :: in its name, which means something else in an address: rename the folder")
-    try:
-        return asked.rstrip("/") if "://" in asked else f"file://{Path(asked).expanduser().absolute()}"
-    except RuntimeError:
-        raise BadParameter(f"the source {asked} is in nobody's home folder here: write the path out") from None
+    return asked.rstrip("/") if "://" in asked else f"file://{_expanded(asked, f'the source {asked}').absolute()}"
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
 def _demo_trips() -> int:  # in a month of the demo city
@@ -218,13 +225,19 @@ def _explain(error: Exception, url: str) -> Exception:  # what went wrong, as a 
     return SourceUnreachable(f"{url} could not be read{tries} ({reason}): check the address and the network, then run again")
 
 # %% ../../nbs/data/03_source.ipynb #6d93f2bc
+def _blame(error: OSError, path: Path, part: Path, url: str) -> Exception:  # the cache where its own file is meant, else the source
+    ours = any(str(name).endswith(part.name) for name in (error.filename, error.filename2))
+    if ours and isinstance(error, FileNotFoundError):
+        return CannotWrite(f"cannot write {path}: its folder has gone; run again, or choose another home with RIDE_DURATION_HOME")
+    return error if (ours or error.filename is None) and storage_error(path, error) else _explain(error, url)
+
+
 def _store(path: Path, url: str, make: Callable[[Path], int | None]) -> CachedFile:  # make writes and checks; gives rows
     with replacing(path) as part:
         try:
             rows = _with_patience(lambda: make(part))
         except OSError as error:
-            about_the_cache = error.filename is None or str(part) in (error.filename, error.filename2)
-            raise (error if about_the_cache and storage_error(path, error) else _explain(error, url)) from error
+            raise _blame(error, path, part, url) from error
         except Exception as error:
             raise _explain(error, url) from error
         size, fingerprint = part.stat().st_size, sha256(part)
