@@ -230,14 +230,47 @@ def test_a_failing_refetch_leaves_the_good_file(fault: Callable, server: Mirror,
     assert trusted_file(good.path) == good
 
 
-@pytest.mark.parametrize("form", ["folder", "relative folder", "file address", "variable"])
+@pytest.mark.parametrize("form", ["folder", "relative folder", "file address", "localhost", "variable"])
 def test_a_folder_is_a_source(form: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files.parent)
-    asked = {"folder": files, "relative folder": files.name, "file address": files.as_uri(), "variable": None}[form]
+    asked = {
+        "folder": files,
+        "relative folder": files.name,
+        "file address": files.as_uri(),
+        "localhost": f"file://localhost{files}/",
+        "variable": None,
+    }[form]
     monkeypatch.setenv("RIDE_DURATION_SOURCE", str(files) if form == "variable" else "https://not.asked.invalid")
     file = fetch_month("green", JANUARY, asked)
     assert file.path.read_bytes() == (files / GREEN).read_bytes()
     assert file.url == f"{files.as_uri()}/{GREEN}"
+
+
+UNSOUND = [
+    ("{server}?x=1", "goes on with ?"),
+    ("{server}/tlc#x", "goes on with #"),
+    ("http://", "names no host"),
+    ("https:///tlc", "names no host"),
+    ("http://:80/tlc", "names no host"),
+    ("s3://", "names no host"),
+    ("file://", "write it as file:///folder"),
+    ("file://otherhost{files}", "write it as file:///folder"),
+    ("file://{files.name}", "write it as file:///folder"),
+    ("file://{files}::x", "rename the folder"),
+]
+
+
+@pytest.mark.parametrize(("asked", "says"), UNSOUND, ids=lambda value: value)
+def test_an_unsound_address_is_refused_and_nobody_asked(
+    asked: str, says: str, server: Mirror, files: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them was taken for another place, where no month "is published"."""
+    monkeypatch.chdir(files.parent)
+    with pytest.raises(errors.BadParameter, match=re.escape(says)) as caught:
+        fetch_month("green", JANUARY, asked.format(server=server.address, files=files))
+    assert "\n" not in str(caught.value)
+    assert not server.asked
+    assert contents(home) == {}
 
 
 @pytest.mark.parametrize("name", ["with space", "Größe", "50%", "a#b"])

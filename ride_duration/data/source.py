@@ -44,15 +44,36 @@ def home_folder() -> Path:  # made when something is written
         raise BadParameter("RIDE_DURATION_HOME is an address, and the tool keeps its state in a folder: name a folder of this machine")
     return _expanded(asked, f"the home folder {asked}")
 
+# %% ../../nbs/data/03_source.ipynb #8f21e6b4
+def _folder_address(asked: str) -> str:  # of file://
+    host, slash, path = asked.removeprefix("file://").partition("/")
+    if not slash or host not in ("", "localhost"):
+        raise BadParameter(f"the source {asked} is no folder of this machine: write it as file:///folder")
+    return f"file:///{path.rstrip('/')}"
+
+
+def _checked_address(asked: str) -> str:  # one that a month's name can be put behind
+    kind, _, place = asked.partition("://")
+    over_http = kind in ("http", "https")
+    if over_http and (cut := re.search("[?#]", place)):
+        raise BadParameter(f"the source {kind}://{place[: cut.start()]} goes on with {cut[0]}, and no month can be named behind that: name the folder's own address")
+    host = place.partition("/")[0].rpartition("@")[2].partition(":")[0] if over_http else place.strip("/")
+    if not host:
+        raise BadParameter(f"the source {asked} names no host: write it as {kind}://host/folder")
+    return asked.rstrip("/")
+
 
 def source_address(
     source: str | Path | None = None,  # a folder or an address
 ) -> str:  # without a slash at the end; folders become absolute
     "The source asked for, else `RIDE_DURATION_SOURCE`, else TLC's own."
     asked = str(source or os.environ.get("RIDE_DURATION_SOURCE") or TLC)
-    if "://" not in asked and "::" in asked:  # fsspec takes it for one address inside another
+    is_file, is_address = asked.startswith("file://"), "://" in asked
+    if "::" in asked and (is_file or not is_address):  # fsspec takes it for one address inside another
         raise BadParameter(f"the source {asked} has :: in its name, which means something else in an address: rename the folder")
-    return asked.rstrip("/") if "://" in asked else f"file://{_expanded(asked, f'the source {asked}').absolute()}"
+    if is_address:
+        return (_folder_address if is_file else _checked_address)(asked)
+    return f"file://{_expanded(asked, f'the source {asked}').absolute()}"
 
 # %% ../../nbs/data/03_source.ipynb #729e9439
 def _demo_trips() -> int:  # in a month of the demo city
