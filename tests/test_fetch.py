@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,35 @@ def test_a_misspelt_request_asks_nobody(arguments: list[str], kind: type[Excepti
     assert done.returncode == kind.exit_code
     assert done.stderr.splitlines() == _complaints(done.stderr)
     assert not server.asked
+
+
+@pytest.fixture
+def unprivileged() -> list[str]:
+    """What makes a command heed permissions also where root runs the tests."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv") or subprocess.run([*drop, "true"], capture_output=True).returncode:
+        pytest.skip("root may read everything, and its rights cannot be dropped here")
+    return drop
+
+
+@pytest.mark.parametrize("closed", ["", "mirror", "mirror/trip-data", f"mirror/{GREEN}"])
+def test_a_month_that_may_not_be_read_is_not_called_absent(
+    closed: str, unprivileged: list[str], files: Path, home: Path, tmp_path: Path
+) -> None:
+    source, place = tmp_path / "above" / "mirror", tmp_path / "above" / closed
+    shutil.copytree(files, source)
+    mode = place.stat().st_mode
+    place.chmod(0)
+    try:
+        done = _run("fetch", "2023-01", "--source", str(source), command=[*unprivileged, *COMMAND])
+    finally:
+        place.chmod(mode)
+    assert (done.returncode, len(_complaints(done.stderr))) == (errors.SourceUnreachable.exit_code, 1), done.stderr
+    assert f"{source / GREEN} may not be read (permission denied)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert contents(home) == {}
 
 
 def test_one_absent_month_does_not_keep_the_others_away(server: Mirror) -> None:

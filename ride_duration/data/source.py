@@ -223,13 +223,22 @@ def _with_patience(work: Callable[[], object]) -> object:  # tries again what ma
     return Retrying(stop=stop_after_attempt(TRIES), wait=pause, retry=retry_if_exception(_may_pass), reraise=True)(work)
 
 # %% ../../nbs/data/03_source.ipynb #2ab861c5
+def _is_closed(path: Path) -> bool:  # itself or a folder above it, to this user; fsspec calls such a file absent
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not os.access(path, os.R_OK)
+
+
 def _explain(error: Exception, url: str) -> Exception:  # what went wrong, as a person would say it
     if isinstance(error, RideDurationError):
         return error
-    base = url.partition("://")[2] if url.startswith("file://") else None
-    folder = Path(base).parent.parent if base else None
-    if folder and not folder.is_dir():
-        return SourceUnreachable(f"the source folder {folder} does not exist: check --source or RIDE_DURATION_SOURCE")
+    path = Path(url.removeprefix("file://")) if url.startswith("file://") else None
+    if path and _is_closed(path):
+        return SourceUnreachable(f"{path} may not be read (permission denied): give the file and its folders to the user who runs this, or name another --source")
+    if path and not path.parent.parent.is_dir():
+        return SourceUnreachable(f"the source folder {path.parent.parent} does not exist: check --source or RIDE_DURATION_SOURCE")
     if _has_no_bucket(error):
         return SourceUnreachable(f"there is no bucket {'/'.join(url.split('/')[:3])}: check --source or RIDE_DURATION_SOURCE")
     if _is_absent(error):
