@@ -111,6 +111,14 @@ def status(code: int) -> Callable[[BaseHTTPRequestHandler, bytes], None]:
     return fault
 
 
+def asking_bob(request: BaseHTTPRequestHandler, body: bytes) -> None:
+    """Answers only bob, whose password is s3cret."""
+    if request.headers.get("Authorization") == "Basic Ym9iOnMzY3JldA==":
+        whole(request, body)
+    else:
+        request.send_error(401)
+
+
 def serving(content: bytes) -> Callable[[BaseHTTPRequestHandler, bytes], None]:
     """A fault that sends other content than the mirror's."""
     return lambda request, body: whole(request, content)

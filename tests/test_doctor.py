@@ -278,6 +278,26 @@ def test_a_site_is_asked_for_its_newest_month(home: Path, tmp_path: Path):
     assert seen.state == OK and seen.says.endswith(month)
 
 
+def test_a_sources_password_is_used_and_not_shown(home: Path):
+    class OnlyBob(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.headers["Authorization"] == "Basic Ym9iOnMzY3JldA==" else 401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            "Nobody reads it."
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OnlyBob) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{site.server_port}"
+        [right] = found("source", "green", source=f"http://bob:s3cret@{place}")
+        [wrong] = found("source", "green", source=f"http://bob:s3cr3t@{place}")
+        site.shutdown()
+    assert right.state == OK and right.says.startswith(f"http://***@{place} answers, and has green months up to 20")
+    assert wrong.state == WARNING and wrong.says.startswith(f"http://***@{place} does not answer (Unauthorized)")
+    assert "s3cret" not in only(found("source", "green", source="gopher://bob:s3cret@old"), BROKEN).says
+
+
 def test_a_source_that_never_answers_does_not_keep_the_others_waiting(home: Path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

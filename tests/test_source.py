@@ -21,6 +21,7 @@ from faulty_mirror import (
     YELLOW,
     Mirror,
     a_web_page,
+    asking_bob,
     contents,
     cut,
     damaged,
@@ -350,3 +351,45 @@ def test_a_cache_that_goes_away_is_no_absent_month(
     monkeypatch.setenv("RIDE_DURATION_HOME", home.name if relative else str(home))
     with pytest.raises(errors.CannotWrite, match=r"green_tripdata_2023-01\.parquet: its folder has gone"):
         fetch_month("green", JANUARY, files)
+
+
+def _with_password(address: str, password: str = "s3cret") -> str:
+    return address.replace("http://", f"http://bob:{password}@")
+
+
+def test_a_password_is_used_and_kept_nowhere(server: Mirror, home: Path, quick: None) -> None:
+    server.misbehave(GREEN, asking_bob)
+    file = fetch_month("green", JANUARY, _with_password(server.address))
+    assert file.url == f"{server.address.replace('http://', 'http://***@')}/{GREEN}"
+    assert fetch_month("green", JANUARY, _with_password(server.address, "another")) == file
+    assert server.asked[GREEN] == 1
+    kept = contents(home)
+    assert not [name for name, content in kept.items() if "s3cret" in name or b"s3cret" in content]
+
+
+def test_a_password_in_an_older_entry_is_not_shown(server: Mirror) -> None:
+    file = fetch_month("green", JANUARY, _with_password(server.address))
+    entry = json.loads(entry_path(file.path).read_text())
+    entry_path(file.path).write_text(json.dumps(entry | {"url": f"{_with_password(server.address)}/{GREEN}"}))
+    again = fetch_month("green", JANUARY, _with_password(server.address))
+    assert "s3cret" not in again.url
+    assert again == file
+    assert server.asked[GREEN] == 1
+
+
+@pytest.mark.parametrize("fault", [status(404), status(401), status(503), cut, silent], ids=lambda fault: fault.__name__)
+def test_a_password_is_in_no_message(fault: Callable, server: Mirror, quick: None) -> None:
+    server.misbehave(GREEN, fault)
+    with pytest.raises(errors.RideDurationError, match=re.escape("http://***@127.0.0.1")) as caught:
+        fetch_month("green", JANUARY, _with_password(server.address))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["http://bob:s3cret@", "http://bob:s3cret@host?x", "http://bob:s3#cret@host/tlc", "file://bob:s3cret@host/tlc"],
+)
+def test_a_password_is_in_no_refusal(asked: str) -> None:
+    with pytest.raises(errors.BadParameter) as caught:
+        fetch_month("green", JANUARY, asked)
+    assert "cret" not in str(caught.value)

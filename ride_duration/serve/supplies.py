@@ -6,15 +6,17 @@
 __all__ = ['look_at_registry', 'look_at_models', 'look_at_source']
 
 # %% ../../nbs/serve/42_supplies.ipynb #b2fbf9c9
+import base64
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..data.month import Month, parse_month
-from ..data.source import home_folder, month_file, source_address
+from ..data.source import home_folder, month_file, shown_address, source_address
 from ..errors import BadParameter, NoModel, RideDurationError
 from ..model.ladder import BOOKING, METERED
 from ..ops import history, mlflow_client, tracking
@@ -96,9 +98,18 @@ def _in_folder(folder: Path, fleet: str) -> Iterator[Seen]:
         yield Seen(WARNING, f"{folder} has no month of {fleet} taxis", "put months there, or name another source")
 
 
+def _question(address: str) -> urllib.request.Request:  # urllib takes a user and a password for part of the host's name
+    kind, _, place = address.partition("://")
+    host, _, path = place.partition("/")
+    secret, _, host = host.rpartition("@")
+    user, _, password = map(urllib.parse.unquote, secret.partition(":"))
+    says = {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"} if secret else {}
+    return urllib.request.Request(f"{kind}://{host}/{path}", method="HEAD", headers={"User-Agent": "ride-duration"} | says)
+
+
 def _is_published(address: str, seconds: float) -> bool:  # raises OSError where nobody answers
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD", headers={"User-Agent": "ride-duration"}), timeout=seconds):
+        with urllib.request.urlopen(_question(address), timeout=seconds):
             return True
     except urllib.error.HTTPError as error:
         if error.code in (403, 404, 410):
@@ -107,17 +118,17 @@ def _is_published(address: str, seconds: float) -> bool:  # raises OSError where
 
 
 def _site(address: str, fleet: str, this: Month) -> Iterator[Seen]:
-    until = time.monotonic() + 5
+    until, shown = time.monotonic() + 5, shown_address(address)
     for back in range(1, _LATE):
         month = parse_month(str(this - back))
         try:
             if _is_published(f"{address}/{month_file(fleet, month)}", max(0.5, until - time.monotonic())):
-                yield Seen(OK, f"{address} answers, and has {fleet} months up to {month}")
+                yield Seen(OK, f"{shown} answers, and has {fleet} months up to {month}")
                 return
         except (OSError, ValueError) as error:
-            yield Seen(WARNING, f"{address} does not answer ({str(getattr(error, 'reason', error))[:80]}), so no month can be fetched", "check the network and the address; all else works without")
+            yield Seen(WARNING, f"{shown} does not answer ({str(getattr(error, 'reason', error))[:80]}), so no month can be fetched", "check the network and the address; all else works without")
             return
-    yield Seen(WARNING, f"{address} answers, and has no {fleet} month of the last {_LATE - 1}", "see whether its address or its layout has changed")
+    yield Seen(WARNING, f"{shown} answers, and has no {fleet} month of the last {_LATE - 1}", "see whether its address or its layout has changed")
 
 
 def look_at_source(fleet: str, source: str | None = None) -> Iterator[Seen]:
@@ -137,13 +148,14 @@ def look_at_source(fleet: str, source: str | None = None) -> Iterator[Seen]:
 def _store(address: str, fleet: str) -> Iterator[Seen]:  # s3:// and whatever else fsspec opens
     import fsspec
 
+    shown = shown_address(address)
     try:
         system, path = fsspec.core.url_to_fs(address)
         found = sorted(str(name).rpartition("_")[2].removesuffix(".parquet") for name in system.glob(f"{path}/trip-data/{fleet}_tripdata_*.parquet"))
     except (ValueError, ImportError) as error:
-        yield Seen(BROKEN, f"{address} is no source ({error})", "name a folder or an address with --source or RIDE_DURATION_SOURCE")
+        yield Seen(BROKEN, f"{shown} is no source ({shown_address(str(error))})", "name a folder or an address with --source or RIDE_DURATION_SOURCE")
         return
     except Exception as error:  # each library has its own
-        yield Seen(WARNING, f"{address} does not answer ({str(error)[:80]}), so no month can be fetched", "check the network, the address and its keys; all else works without")
+        yield Seen(WARNING, f"{shown} does not answer ({shown_address(str(error))[:80]}), so no month can be fetched", "check the network, the address and its keys; all else works without")
         return
-    yield Seen(OK, f"{address} has {fleet} months up to {found[-1]}") if found else Seen(WARNING, f"{address} has no month of {fleet} taxis", "put months there, or name another source")
+    yield Seen(OK, f"{shown} has {fleet} months up to {found[-1]}") if found else Seen(WARNING, f"{shown} has no month of {fleet} taxis", "put months there, or name another source")
