@@ -17,6 +17,7 @@ from warm import command, run_forked
 
 REPOSITORY = Path(__file__).parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever begins the suite in the background has interrupts ignored, and so would have what it starts
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one who does so with nohup, a closed terminal
 os.environ.setdefault("RIDE_DURATION_DEMO_TRIPS", "6000")  # how things go together can be seen in a tenth of the demo city
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time: more threads would wait for each other
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
