@@ -17,9 +17,9 @@ from faulty_mirror import relabelled
 from test_delivery import Chat
 from watched import QUICK, make_home, small_month
 
+from ride_duration.data.address import home_folder
 from ride_duration.data.demo import SHOCK_MONTH
 from ride_duration.data.month import Month
-from ride_duration.data.source import home_folder
 from ride_duration.data.trips import read_trips
 from ride_duration.model.bundle import load_bundle
 from ride_duration.ops.answers import Answered, Completion

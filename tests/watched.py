@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ride_duration.data import source
+from ride_duration.data.address import source_address
 from ride_duration.data.demo import demo_month
 from ride_duration.data.month import Month
 
@@ -17,7 +18,7 @@ QUICK = {"trees": 50, "learning_rate": 0.1, "num_leaves": 15}
 
 def put_in_cache(month: Month, table: pa.Table) -> source.CachedFile:
     "A demo month as the cache of this home folder holds it from then on."
-    path = source._cache_folder("demo", source.source_address(None)) / source.month_file("demo", month)
+    path = source._cache_folder("demo", source_address(None)) / source.month_file("demo", month)
 
     def make(part: Path) -> int:
         pq.write_table(table, part, compression="zstd")

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from ..data.address import source_address
 from ..data.month import Month, parse_fleet
-from ..data.source import fetch_month, source_address
+from ..data.source import fetch_month
 from ..errors import BadParameter, RideDurationError, RunInterrupted
 from .index import write_index
 from .interrupts import interruptible

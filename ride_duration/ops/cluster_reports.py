@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ..data.address import home_folder, source_address
 from ..data.month import Month, parse_fleet
-from ..data.source import home_folder, source_address
 from ..errors import BadParameter, CannotWrite, ClusterUnreachable, KernelDied, RideDurationError, RunInterrupted
 from ..files import make_folder, write_file
 from .cluster import GONE, Client, Future, KilledWorker, Reschedule, Worker, WorkerPlugin, connected, get_worker, require_same, versions, workers_of

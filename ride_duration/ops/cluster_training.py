@@ -20,8 +20,9 @@ import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
+from ..data.address import source_address
 from ..data.month import Month, parse_fleet, parse_month, parse_months, require_order
-from ..data.source import fetch_month, source_address
+from ..data.source import fetch_month
 from ..data.trips import Origin, load_trips
 from ..data.zones import zone_table
 from ..errors import BadParameter, ClusterUnreachable, KernelDied, OutOfMemory

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
+from ..data.address import home_folder
 from ..data.month import Month, parse_month
-from ..data.source import home_folder
 from ..errors import BadParameter, FolderBusy, NoCleanTrips, NoModel, Refused, RideDurationError
 from ..files import alone_in
 from . import history, journal, registry, tracking

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..errors import FolderBusy
 from ..files import alone_in
 from . import channels

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..database import database
 from ..errors import DiskFull, RideDurationError
 from ..files import remove_file, write_file

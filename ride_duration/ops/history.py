@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..database import all_or_nothing, database, user_name
 from ..errors import BadParameter, Refused
 

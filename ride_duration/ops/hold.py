@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..data.address import home_folder
 from ..data.month import parse_fleet
-from ..data.source import home_folder
 from ..database import all_or_nothing, database, user_name
 from ..errors import BadParameter, Refused
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..data.address import home_folder
 from ..data.month import Month, parse_month
-from ..data.source import home_folder
 from ..database import all_or_nothing, database
 
 # %% ../../nbs/ops/31_journal.ipynb #eadbac54

@@ -9,8 +9,8 @@ __all__ = ['keep_model', 'kept_model']
 import hashlib
 from pathlib import Path
 
+from ..data.address import home_folder
 from ..data.month import format_months
-from ..data.source import home_folder
 from ..errors import NoModel
 from ..files import write_file
 from ..model.ladder import BOOKING, METERED

@@ -20,7 +20,7 @@ from sqlite3 import Row
 import psutil
 
 import ride_duration
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..database import database
 from ..errors import CellFailed, KernelDied, OutOfMemory, RunInterrupted, RunTimedOut
 

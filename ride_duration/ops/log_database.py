@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..database import PATIENCE
 from ..errors import BadParameter, LogUnavailable
 from ..extras import needed_for

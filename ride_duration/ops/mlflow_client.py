@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..database import database_error
 from ..errors import BadParameter, BrokenDatabase, RideDurationError, TrackingUnreachable
 from ..extras import needed_for

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..errors import RideDurationError, TrackingUnreachable
 from ..files import _flush_tree, alone_in, make_folder, replacing, storage_error
 from .mlflow_client import _found, _mlflow

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ..data.address import home_folder
 from ..data.month import Month, parse_month
-from ..data.source import home_folder
 from ..errors import MonthNotPublished
 from . import journal
 from .channels import MAIL_FROM, MAIL_TO, SMTP, WEBHOOK

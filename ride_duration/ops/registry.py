@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..data.address import home_folder
 from ..data.month import parse_month
-from ..data.source import home_folder
 from ..data.zones import zone_names
 from ..errors import MissingExtra, NoModel, Refused, RideDurationError, TrackingUnreachable
 from ..files import sha256

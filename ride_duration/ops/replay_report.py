@@ -15,8 +15,8 @@ from dataclasses import asdict
 from hashlib import sha256 as hash_of
 from pathlib import Path
 
+from ..data.address import home_folder
 from ..data.month import Month, format_months
-from ..data.source import home_folder
 from ..errors import BadParameter, FolderBusy, MonthNotPublished
 from ..files import alone_in, write_file
 from .loop import Loop

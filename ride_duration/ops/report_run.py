@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.source import home_folder, source_address
+from ..data.address import home_folder, source_address
 from ..files import alone_in, replacing, require_writable
 from .ledger import Running, record_skipped, recorded
 from .notebook_pictures import _make_pictures_small

@@ -9,15 +9,15 @@ __all__ = ['looks', 'examined', 'diagnosis']
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from ..data.address import home_folder
 from ..data.month import parse_fleet
-from ..data.source import home_folder
 from . import machine, state, supplies
 from .checkup import BROKEN, OK, SKIPPED, WARNING, Check, Look, examine
 
 # %% ../../nbs/serve/43_doctor.ipynb #f381d2bb
 def looks(
     fleet: str,
-    source: str | None = None,  # see `source.source_address`
+    source: str | None = None,  # see `address.source_address`
     log: str | None = None,     # see `log_database.log_url`
     port: int = 8000,
 ) -> dict[str, Look]:           # by name, in the order they are told

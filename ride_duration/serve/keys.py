@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..database import all_or_nothing, database
 from ..errors import BadParameter
 from ..files import make_folder, storage_error

@@ -199,6 +199,7 @@ _DAMAGE = """
 import sys
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from ride_duration.data import source
+from ride_duration.data.address import source_address
 from ride_duration.data.demo import demo_month
 from ride_duration.data.month import parse_month
 
@@ -206,7 +207,7 @@ month = parse_month(sys.argv[1])
 table = demo_month(month, source._demo_trips())
 days = table["lpep_pickup_datetime"].to_numpy().astype("datetime64[D]")
 gone = np.isin(days, [np.datetime64(f"{month}-{day:02}") for day in (11, 12, 13)])
-path = source._cache_folder("demo", source.source_address(None)) / source.month_file("demo", month)
+path = source._cache_folder("demo", source_address(None)) / source.month_file("demo", month)
 
 def make(part):
     pq.write_table(table.filter(pa.array(~gone)), part, compression="zstd")

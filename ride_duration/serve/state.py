@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..errors import BadParameter, RideDurationError
 from ..ops import findings_file, history, hold, journal, ledger, outbox
 from ..ops.untouched import beside, check_pages, columns_of, database_trouble, untouched

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..data.address import home_folder, shown_address, source_address
 from ..data.month import Month, parse_month
-from ..data.source import home_folder, month_file, shown_address, source_address
+from ..data.source import month_file
 from ..errors import BadParameter, NoModel, RideDurationError
 from ..model.ladder import BOOKING, METERED
 from ..ops import history, mlflow_client, tracking

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.source import home_folder
+from ..data.address import home_folder
 from ..errors import NoModel
 from ..files import sha256
 from ..model.bundle import MANIFEST
