@@ -1,6 +1,7 @@
 """What all tests share: a home of their own, and real months where a mirror of TLC's files is found."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,17 @@ def run_cold(tmp_path: Path):
 def run(tmp_path: Path):
     "The command line as a process of its own, forked from one that has imported what it needs."
     return lambda *words, **options: run_forked(command, *map(str, words), cwd=tmp_path, **options)
+
+
+@pytest.fixture
+def unprivileged() -> list[str]:
+    """What makes a command heed permissions also where root runs the tests."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv") or subprocess.run([*drop, "true"], capture_output=True).returncode:
+        pytest.skip("root may do everything, and its rights cannot be dropped here")
+    return drop
 
 
 @pytest.fixture(scope="session")

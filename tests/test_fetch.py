@@ -152,17 +152,6 @@ def test_a_misspelt_request_asks_nobody(arguments: list[str], kind: type[Excepti
     assert not server.asked
 
 
-@pytest.fixture
-def unprivileged() -> list[str]:
-    """What makes a command heed permissions also where root runs the tests."""
-    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
-    if os.geteuid():
-        return []
-    if not shutil.which("setpriv") or subprocess.run([*drop, "true"], capture_output=True).returncode:
-        pytest.skip("root may read everything, and its rights cannot be dropped here")
-    return drop
-
-
 @pytest.mark.parametrize("closed", ["", "mirror", "mirror/trip-data", f"mirror/{GREEN}"])
 def test_a_month_that_may_not_be_read_is_not_called_absent(
     closed: str, unprivileged: list[str], files: Path, home: Path, tmp_path: Path

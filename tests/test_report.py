@@ -207,6 +207,7 @@ ODD = {  # month -> what somebody wrote there
     "2022-07": '{"fleet": "demo", "synthetic": true, "train": ["2022-06"], "val": "not", "clean_rows": {"val": 1}, "models": {"seed": {"rmse_val": 1.5}}, "model": "seed"}',
     "2022-06": '{"fleet": "demo", "synthetic": true, "train": ["2022-05"], "val": "2022-06", "clean_rows": {"val": 1}, "models": {"seed": {"rmse_val": 1.5}, "mean": {}}, "model": "seed"}',
     "2022-05": "[]",
+    "2022-04": '{"fleet": "demo", "synthetic": true, "train": ["2022-03"], "val": "2022-04", "clean_rows": {"val": 1}, "models": {"seed": {"rmse_val": 1.5}, "mean": {"rmse_val": 2, "coverage_val": "most"}}, "model": "seed"}',
 }
 
 
@@ -217,6 +218,7 @@ def test_old_and_damaged_reports_do_not_break_the_index(good, run, tmp_path):
         folder = tmp_path / "reports" / "demo" / month
         folder.mkdir(parents=True)
         (folder / "report.json").write_text(text)
+    (tmp_path / "reports" / "demo" / "2022-11" / "decision.json").write_text('{"reference": "seed", "rulings": [1], "passed": true}')
     (tmp_path / "reports" / "demo" / "2022-01" / "report.json").mkdir(parents=True)
     done = run(*REPORT)
     index = (tmp_path / "reports" / "index.html").read_text()

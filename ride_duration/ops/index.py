@@ -18,6 +18,9 @@ from ..files import alone_in, write_file
 from ..model.ladder import LADDER, METERED, Rung
 
 # %% ../../nbs/ops/23_index.ipynb #e7f06a81
+_DAMAGED = OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RideDurationError  # what reading raises, whatever somebody wrote there
+
+
 def read_reports(
     reports: Path,
 ) -> Iterator[tuple[Path, dict]]:  # folder of each report, relative, and its data; by fleet, newest first
@@ -30,7 +33,7 @@ def _read_all(reports: Path, name: str, tried: Callable[[dict], object]) -> Iter
         try:
             data = json.loads(path.read_text())
             tried(data)
-        except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RideDurationError):  # whatever somebody wrote there
+        except _DAMAGED:
             print(f"{path} is damaged and left out of the index: make it again", file=sys.stderr)
         else:
             yield path.parent.relative_to(reports), data
@@ -39,9 +42,10 @@ def _read_all(reports: Path, name: str, tried: Callable[[dict], object]) -> Iter
 def _decision(folder: Path) -> dict | None:  # of the gate; None where nobody has decided
     try:
         found = json.loads((folder / "decision.json").read_text())
-    except (OSError, ValueError):
+        _verdict(found)
+    except _DAMAGED:
         return None
-    return found if isinstance(found, dict) and {"reference", "rulings", "passed"} <= found.keys() else None
+    return found
 
 
 def _verdict(decision: Mapping | None) -> tuple[str, str]:  # HTML: compared with, may it become champion
@@ -78,8 +82,8 @@ def _row(folder: Path, data: Mapping, before: Mapping | None, decision: Mapping 
 def _try_report(data: Mapping) -> None:  # raises where a row or a picture cannot be made of it
     _row(Path(), data, data, None)
     _before(data, [])
-    if not all(isinstance(score["rmse_val"], float) for score in data["models"].values()):
-        raise ValueError("an error of a model is not a number")
+    for score in data["models"].values():
+        f"{score['rmse_val']:.2f} {score.get('coverage_val', 0):.2f}"  # no text can be written so
 
 
 def _before(data: Mapping, found: list[tuple[Path, dict]]) -> Mapping | None:  # the same model's report of the month before

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BadParameter
-from ..model.boosted import Boosted
 from ..model.trees import MOST_LEAVES, MOST_TREES
 
 # %% ../../nbs/ops/21_parameters.ipynb #adf8e0da
@@ -39,6 +38,8 @@ SPACE = {
 # %% ../../nbs/ops/21_parameters.ipynb #04a81ebe
 def default_parameters() -> dict[str, int | float]:
     "What `Boosted` does where nothing is said."
+    from ride_duration.model.boosted import Boosted  # and LightGBM with it, which a check does not need
+
     said = signature(Boosted).parameters
     return {name: said[name].default for name in SPACE}
 

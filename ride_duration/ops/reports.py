@@ -22,10 +22,11 @@ from ..data.month import Month, format_months, parse_fleet
 from ..data.source import fetch_month
 from ..errors import BadParameter, NotAMonth
 from ..model.ladder import LADDER, METERED, choose_rungs
-from ..model.trees import MOST_TREES
+from .decision import Rules
 from .index import write_index
 from .ledger import RunKey, Running, code_version
 from .notebook_pictures import _figures
+from .parameters import SPACE, check_parameters
 from .report_plan import Plan, Report, month_folder
 from .report_run import FOR_A_PAGE, NO_LIMITS, Limits, execute, import_meanwhile, kernel_environment, make_once, write_report
 
@@ -52,14 +53,12 @@ def _check(notebook: Path, ours: Mapping[str, str], given: Mapping[str, object])
     asked = runner.check_parameters(notebook, dict(ours) | dict(given))
     if asked.get("model", "boosted") not in {rung.name for rung in choose_rungs(asked.get("models", "all"))}:
         raise BadParameter(f"the report is about {asked.get('model', 'boosted')}, which is not among the models to train: choose from {', '.join(LADDER)}, and name it in both model and models")
-    if not 1 <= asked.get("trees", 1) <= MOST_TREES:
-        raise BadParameter(f"trees must be a whole number from 1 to {MOST_TREES:,}, not {asked['trees']}")
+    check_parameters({name: value for name, value in asked.items() if name in SPACE}, "-p")
     return asked
 
 
 def _other_rules(rules: object | None) -> dict[str, object]:  # what goes into a decision beside the defaults
-    changed = {name: value for name, value in asdict(rules).items() if value != getattr(type(rules), name)} if rules else {}
-    return {"rules": changed} if changed else {}
+    return {} if rules in (None, Rules()) else {"rules": asdict(rules)}
 
 
 def plan_report(
@@ -95,7 +94,6 @@ def _when_trained(folder: Path, over: threading.Event, work: Callable[[Path], ob
 def _gate(plan: Plan, handover: Path, rules: object | None, source: str | Path | None) -> Iterator[Future]:  # of a `decision.Decision` or None
     def judge(folder: Path) -> object | None:
         from ride_duration.ops import handover, registry
-        from ride_duration.ops.decision import Rules
 
         name = f"{plan.model}, learnt from {plan.parameters['train']}"
         return registry.judge(handover.HandedOver(folder), plan.fleet, plan.parameters["val"], name, rules or Rules(), source)
